@@ -1,0 +1,112 @@
+"""The cache of one attention layer: which tensors it has, their shapes, and where a token lives.
+
+Three regions hold a sequence. Positions `0 … sinks−1` are the sinks, exact. The rest, counted from `t = 0`, is cut into
+pages of `page` tokens; the older pages are held as codes, the newest `recent … recent + page` tokens exactly, in a ring
+of pages called the tail. Which page is coded follows from the length alone (`coded`), so nothing else is stored.
+
+Exact tensors put tokens where a vector register wants its lanes: K token-minor, V dim-minor.
+
+Codes are `uint16` units. A code of b bits is cut into planes whose widths are the powers of two in b, the widest first
+and holding the lowest bits. In a K page, unit u of a plane of width w holds dims `u·16/w …` of one token, least
+significant first, and the units are stored `[unit, token]`; in a V page it holds tokens `u·16/w …` of one dim, stored
+`[unit, dim]`. An exact scheme stores its values instead, K as `[dim, token]`, V as `[token, dim]`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+LANES = 16
+"""Tokens or dims that one vector operation of the kernels works on; regions are padded to it."""
+
+EXACT_DTYPES = {"fp32": "float32", "fp16": "float16"}
+
+
+def code_bits(scheme: str) -> int:
+    """Bits of one code of `tq1`…`tq8`; 0 for an exact scheme."""
+    return 0 if scheme in EXACT_DTYPES else int(scheme.removeprefix("tq"))
+
+
+def planes(bits: int) -> tuple[tuple[int, int], ...]:
+    """The planes of a `bits`-bit code as (width, shift) pairs, widest first: 7 → ((4, 0), (2, 4), (1, 6))."""
+    cut, shift = [], 0
+    for width in (8, 4, 2, 1):
+        if bits & width:
+            cut.append((width, shift))
+            shift += width
+    return tuple(cut)
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A state tensor; a dimension is a number or one of the symbols `batch` and `pages`."""
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class CacheLayout:
+    """Geometry and schemes of one layer's cache. `k` and `v` are scheme names, lengths count tokens."""
+
+    query_heads: int
+    kv_heads: int
+    head_dim: int
+    k: str = "tq4"
+    v: str = "tq4"
+    sinks: int = 4
+    recent: int = 128
+    page: int = 64
+    exact_dtype: str = "float32"
+
+    @property
+    def group(self) -> int:
+        """Query heads per KV head."""
+        return self.query_heads // self.kv_heads
+
+    @property
+    def sink_slots(self) -> int:
+        """Sinks padded to whole vectors."""
+        return -(-self.sinks // LANES) * LANES
+
+    @property
+    def tail_pages(self) -> int:
+        """Pages in the ring of exact tokens: it must hold `recent + page − 1` tokens and the start of a page."""
+        return (self.recent + 2 * self.page - 2) // self.page
+
+    def coded(self, length: int) -> int:
+        """Tokens after the sinks that are held as codes when the sequence has `length` tokens.
+
+        Whole pages leave the exact window once it holds a page more than `recent`. With `recent = 0` every token is
+        coded at once; the tail then only stages the page that is being filled.
+        """
+        after_sinks = max(0, length - self.sinks)
+        if self.recent == 0:
+            return after_sinks
+        return max(0, after_sinks - self.recent) // self.page * self.page
+
+    def units(self, scheme: str) -> int:
+        """Elements one KV head's page takes in the code tensor of `scheme`."""
+        values = self.page * self.head_dim
+        return values * code_bits(scheme) // 16 if code_bits(scheme) else values
+
+    def tensors(self) -> tuple[TensorSpec, ...]:
+        """The state tensors in the order in which kernels take them; regions of size 0 are left out."""
+        heads, dim, page = self.kv_heads, self.head_dim, self.page
+        specs = []
+        if self.sinks:
+            specs += [
+                TensorSpec("sink_k", ("batch", heads, dim, self.sink_slots), self.exact_dtype),
+                TensorSpec("sink_v", ("batch", heads, self.sink_slots, dim), self.exact_dtype),
+            ]
+        specs += [
+            TensorSpec("tail_k", ("batch", heads, self.tail_pages, dim, page), self.exact_dtype),
+            TensorSpec("tail_v", ("batch", heads, self.tail_pages, page, dim), self.exact_dtype),
+        ]
+        for side, scheme in (("k", self.k), ("v", self.v)):
+            dtype = EXACT_DTYPES.get(scheme, "uint16")
+            specs.append(TensorSpec(f"{side}_codes", ("pages", heads, self.units(scheme)), dtype))
+            if code_bits(scheme):
+                specs.append(TensorSpec(f"{side}_scale", ("pages", heads, page), "float16"))
+        return tuple(specs)
