@@ -1,7 +1,22 @@
 """The Relax ops `tqc.*`: what happens to K and V, visible in the IR."""
 
 from .attention import attention
+from .cache import cache_append, cached_attention, layout_of
 from .norm import rms_norm
+from .registry import is_op_call
 from .rope import rope
+from .rotate import rotate
+from .sequence import last_token, positions
 
-__all__ = ["attention", "rms_norm", "rope"]
+__all__ = [
+    "attention",
+    "cache_append",
+    "cached_attention",
+    "is_op_call",
+    "last_token",
+    "layout_of",
+    "positions",
+    "rms_norm",
+    "rope",
+    "rotate",
+]

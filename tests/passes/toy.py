@@ -1,0 +1,53 @@
+"""A decoder layer small enough to read in the IR, as the frontend would import it."""
+
+import tvm
+from tvm import relax, tirx
+
+from tqc.dialect import attention, rope
+
+HEADS, KV_HEADS, DIM, HIDDEN, VOCAB = 2, 1, 16, 32, 48
+
+
+def toy_module(bias: bool = False) -> tvm.IRModule:
+    """`main(input_ids, positions, past_key_0, past_value_0, weights…) → (logits, present_key_0, present_value_0)`."""
+    batch, seq, past = (tirx.Var(name, "int64") for name in ("batch", "seq", "past"))
+    cache = (batch, KV_HEADS, past, DIM)
+    shapes = {
+        "embedding": (VOCAB, HIDDEN),
+        "wq": (HIDDEN, HEADS * DIM),
+        "wk": (HIDDEN, KV_HEADS * DIM),
+        "wv": (HIDDEN, KV_HEADS * DIM),
+        "wo": (HEADS * DIM, HIDDEN),
+        "lm_head": (HIDDEN, VOCAB),
+    }
+    if bias:
+        shapes["bv"] = (KV_HEADS * DIM,)
+    ids, pos = (relax.Var(name, relax.TensorType((batch, seq), "int64")) for name in ("input_ids", "positions"))
+    past_k, past_v = (relax.Var(name, relax.TensorType(cache, "float32")) for name in ("past_key_0", "past_value_0"))
+    w = {name: relax.Var(name, relax.TensorType(shape, "float32")) for name, shape in shapes.items()}
+    inv_freq = relax.const([10000.0 ** (-i / 8) for i in range(8)], "float32")
+    op = relax.op
+    bb = relax.BlockBuilder()
+    with bb.function("main", [ids, pos, past_k, past_v, *w.values()], attrs={"num_input": 4, "global_symbol": "main"}):
+        with bb.dataflow():
+            flat = bb.emit(op.reshape(ids, (batch * seq,)))
+            x = bb.emit(op.reshape(bb.emit(op.take(w["embedding"], flat, axis=0)), (batch, seq, HIDDEN)))
+
+            def heads(weight, n, bias_name=None):
+                y = bb.emit(op.matmul(x, w[weight]))
+                if bias_name:
+                    y = bb.emit(op.add(y, w[bias_name]))
+                split = bb.emit(op.reshape(y, (batch, seq, n, DIM)))
+                return bb.emit(op.permute_dims(split, [0, 2, 1, 3]))
+
+            q = bb.emit(rope(heads("wq", HEADS), pos, inv_freq))
+            k = bb.emit(rope(heads("wk", KV_HEADS), pos, inv_freq))
+            v = heads("wv", KV_HEADS, "bv" if bias else None)
+            out = bb.emit(attention(q, k, v, past_k, past_v, scale=DIM**-0.5, layer=0))
+            y, pk, pv = (bb.emit(relax.TupleGetItem(out, i)) for i in range(3))
+            merged = bb.emit(op.reshape(bb.emit(op.permute_dims(y, [0, 2, 1, 3])), (batch, seq, HEADS * DIM)))
+            x = bb.emit(op.add(x, bb.emit(op.matmul(merged, w["wo"]))))
+            logits = bb.emit(op.matmul(x, w["lm_head"]))
+            result = bb.emit_output(relax.Tuple([logits, pk, pv]))
+        bb.emit_func_output(result)
+    return bb.get()

@@ -1,0 +1,95 @@
+"""`tqc.cache_append` and `tqc.cached_attention`: the paged cache of one layer in the IR.
+
+Both carry the layer's `CacheLayout` as attributes. The state is a tuple of the layout's tensors, in its order; the pass
+`lower_to_schedules` writes it in place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+
+from tvm import relax
+
+from tqc.codec.layout import CacheLayout
+
+from .registry import define_op, dtype_of, make_call, tensor_type
+
+_LAYOUT_FIELDS = tuple(field.name for field in fields(CacheLayout))
+
+
+def layout_of(call: relax.Call) -> CacheLayout:
+    """The layout that a `cache_append` or `cached_attention` carries."""
+    values = {name: call.attrs[name] for name in _LAYOUT_FIELDS}
+    return CacheLayout(**{name: str(v) if isinstance(v, str) else int(v) for name, v in values.items()})
+
+
+def with_layout(call: relax.Call, layout: CacheLayout, arguments: list[relax.Expr]) -> relax.Call:
+    """The same op and options on other arguments and another layout."""
+    attrs = {str(key): call.attrs[key] for key in call.attrs.keys()}
+    return make_call(call.op, arguments, **(attrs | asdict(layout)))
+
+
+def _infer_append(call: relax.Call) -> relax.TupleType:
+    tensor_type(call.args[0], "k", 4)
+    return call.args[5].ty
+
+
+def _infer_attention(call: relax.Call) -> relax.TensorType:
+    q = tensor_type(call.args[0], "q", 4)
+    return relax.TensorType(q.shape, dtype_of(q))
+
+
+APPEND = define_op(
+    "cache_append",
+    "Writes a chunk's keys and values into the cache: sinks, tail, and the pages that become due.",
+    ("k", "v", "length", "new_len", "page_table", "state"),
+    _infer_append,
+)
+
+CACHED_ATTENTION = define_op(
+    "cached_attention",
+    "Attention of q over sinks, compressed pages and tail and, in prefill, the chunk's own exact keys and values.",
+    ("q", "fresh", "length", "new_len", "page_table", "state"),
+    _infer_attention,
+)
+
+
+def cache_append(
+    k: relax.Expr,
+    v: relax.Expr,
+    length: relax.Expr,
+    new_len: relax.Expr,
+    page_table: relax.Expr,
+    state: relax.Expr,
+    *,
+    layout: CacheLayout,
+    layer: int,
+) -> relax.Call:
+    """Appends `new_len[b]` tokens of k and v [B, Hk, S, D] behind `length[b]`; returns the state tuple."""
+    return make_call(APPEND, [k, v, length, new_len, page_table, state], layer=int(layer), **asdict(layout))
+
+
+def cached_attention(
+    q: relax.Expr,
+    fresh: tuple[relax.Expr, relax.Expr] | None,
+    length: relax.Expr,
+    new_len: relax.Expr,
+    page_table: relax.Expr,
+    state: relax.Expr,
+    *,
+    layout: CacheLayout,
+    scale: float,
+    softcap: float,
+    window: int,
+    layer: int,
+) -> relax.Call:
+    """q [B, H, S, D] over the cache; `fresh` is the chunk's (k, v) in prefill, None in decode (already appended)."""
+    return make_call(
+        CACHED_ATTENTION,
+        [q, relax.Tuple(list(fresh or ())), length, new_len, page_table, state],
+        scale=float(scale),
+        softcap=float(softcap),
+        window=int(window),
+        layer=int(layer),
+        **asdict(layout),
+    )
