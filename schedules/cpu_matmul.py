@@ -1,0 +1,196 @@
+"""Matrix product with a weight stored in column blocks: one CPU kernel for one row (decode) and for many (prefill).
+
+The weight is kept as [N/block, K, block]: a kernel that owns a block of columns reads it once, front to back, with one
+column a lane. Rows go through in register tiles; a tile's accumulators stay in vector registers over the whole of K
+(the micro-kernel of Goto & van de Geijn 2008, without their copying of A and B: B is stored packed, A is small).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.target import Target, codegen
+from tvm.tirx.script.builder import ir as T
+
+from tqc.errors import PassError
+
+BLOCK = 32
+SERIAL_LIMIT = 96 * 1024  # weight elements below which waking a second thread costs more than it saves
+
+
+@dataclass(frozen=True)
+class MatmulConfig:
+    """Register tile of the kernel. lanes: float32 per vector register; registers: accumulators in flight;
+    rows: rows of the largest tile; tiles: row tiles of one parallel task."""
+
+    lanes: int = 16
+    registers: int = 24
+    rows: int = 12
+    tiles: int = 8
+
+    @classmethod
+    def for_target(cls, target: Target) -> MatmulConfig:
+        """The tile for a target's vector unit: 512, 256 or 128 bits with 32 or 16 registers."""
+        if codegen.target_has_features("avx512f", target):
+            return cls()
+        if codegen.target_has_features("avx2", target):
+            return cls(lanes=8, registers=12, rows=6, tiles=16)
+        return cls(lanes=4, registers=12, rows=3, tiles=32)
+
+    def columns(self, rows: int, block: int) -> int:
+        """Columns that a tile of `rows` rows takes at once: the widest part of the block that stays in registers."""
+        width = block
+        while rows * (width // self.lanes) > self.registers and width % (2 * self.lanes) == 0:
+            width //= 2
+        return width
+
+
+def pack_columns(weight: np.ndarray, block: int = BLOCK) -> np.ndarray:
+    """weight [K, N] -> [ceil(N / block), K, block]; columns beyond N are zeros."""
+    depth, columns = weight.shape
+    blocks = -(-columns // block)
+    if blocks * block != columns:
+        weight = np.pad(weight, ((0, 0), (0, blocks * block - columns)))
+    return np.ascontiguousarray(weight.reshape(depth, blocks, block).transpose(1, 0, 2))
+
+
+def make_matmul(
+    k: int,
+    n: int,
+    block: int = BLOCK,
+    *,
+    x_dtype: str = "float32",
+    w_dtype: str = "float32",
+    y_dtype: str = "float32",
+    bias: bool = False,
+    residual: bool = False,
+    config: MatmulConfig | None = None,
+) -> tirx.PrimFunc:
+    """The kernel y[M, N] = x[M, K] · w (+ bias[N]) (+ residual[M, N]), summed in float32, for any number of rows M.
+
+    Parameters in order: x[M, K] x_dtype, w[ceil(N/block), K, block] w_dtype (`pack_columns`), bias[N] y_dtype,
+    residual[M, N] y_dtype, y[M, N] y_dtype. Raises PassError if `block` is not a multiple of the vector width.
+    """
+    config = config or MatmulConfig()
+    if block % config.lanes:
+        raise PassError(
+            "A weight block must be whole vectors.", expected=f"a multiple of {config.lanes}", found=str(block)
+        )
+    kernel = _Kernel(k, n, block, config)
+    with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
+        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True, "op_pattern": 8})
+        m = IRBuilder.name("m", T.int64())
+        names = ["x", "w", *["bias"] * bias, *["residual"] * residual, "y"]
+        handles = {name: T.arg(f"{name}_handle", T.handle()) for name in names}
+        shapes = {"x": (m, k), "w": (-(-n // block), k, block), "bias": (n,), "residual": (m, n), "y": (m, n)}
+        dtypes = {"x": x_dtype, "w": w_dtype}
+        for name in names:
+            buffer = T.match_buffer(handles[name], shapes[name], dtypes.get(name, y_dtype))
+            kernel.buffers[name] = IRBuilder.name(name, buffer)
+        kernel.emit(m)
+    return builder.get()
+
+
+class _Kernel:
+    """Emits the loops of one matmul; `buffers` maps parameter names to TIR buffers."""
+
+    def __init__(self, k: int, n: int, block: int, config: MatmulConfig) -> None:
+        self.k, self.n, self.block, self.config = k, n, block, config
+        self.blocks = -(-n // block)
+        self.buffers: dict[str, tirx.Buffer] = {}
+
+    def emit(self, m: tirx.Var) -> None:
+        """All tasks: (column block, chunk of row tiles), the chunks of one block next to each other."""
+        chunk = self.config.rows * self.config.tiles
+        chunks = T.ceildiv(m, T.int64(chunk))
+        loop = T.serial if self.k * self.n <= SERIAL_LIMIT else T.parallel
+        with loop(T.int64(0), self.blocks * chunks) as task:
+            IRBuilder.name("task", task)
+            j = _let("j", task // chunks)
+            start = _let("start", task % chunks * chunk)
+            stop = _let("stop", T.min(start + chunk, m))
+            with T.serial(T.int64(0), T.ceildiv(stop - start, T.int64(self.config.rows))) as tile:
+                first = _let("first", start + tile * self.config.rows)
+                self._by_rows(j, first, stop - first)
+
+    def _by_rows(self, j, first, left, rows: int | None = None) -> None:
+        """A chain of `left >= rows` tests: every number of rows has its own straight-line tile."""
+        rows = rows or self.config.rows
+        if rows == 1:
+            self._tile(j, first, 1)
+            return
+        with T.If(left >= rows):
+            with T.Then():
+                self._tile(j, first, rows)
+            with T.Else():
+                self._by_rows(j, first, left, rows - 1)
+
+    def _tile(self, j, first, rows: int) -> None:
+        width = self.config.columns(rows, self.block)
+        for left in range(0, self.block, width):
+            self._micro_kernel(j, first, rows, left, width)
+
+    def _micro_kernel(self, j, first, rows: int, left: int, width: int) -> None:
+        x, w, lanes = self.buffers["x"], self.buffers["w"], self.config.lanes
+        acc = T.alloc_buffer((rows, width), "float32", scope="local", layout=None)
+        cells = [(i, c) for i in range(rows) for c in range(0, width, lanes)]
+        for i, c in cells:
+            T.buffer_store(acc, T.broadcast(T.float32(0), lanes), [i, T.ramp(c, 1, lanes)])
+        with T.serial(T.int64(0), T.int64(self.k)) as kk:
+            IRBuilder.name("kk", kk)
+            weights = {
+                c: _let(f"w{c}", _f32(w[j, kk, T.ramp(left + c, 1, lanes)], lanes)) for c in range(0, width, lanes)
+            }
+            for i, c in cells:
+                value = T.broadcast(_f32(x[first + i, kk]), lanes)
+                vector = T.ramp(c, 1, lanes)
+                T.buffer_store(acc, acc[i, vector] + value * weights[c], [i, vector])
+        for i, c in cells:
+            self._store(acc, j, first, i, left, c)
+
+    def _store(self, acc, j, first, i: int, left: int, c: int) -> None:
+        """Writes one vector; the vectors of the last block that reach beyond column N element by element."""
+        lanes, offset = self.config.lanes, left + c
+        column = j * self.block + offset
+        valid = self.n - (self.blocks - 1) * self.block - offset
+
+        def whole() -> None:
+            self._write(acc[i, T.ramp(c, 1, lanes)], first + i, column, lanes)
+
+        if valid >= lanes:
+            whole()
+            return
+        with T.If(j < self.blocks - 1):
+            with T.Then():
+                whole()
+            with T.Else():
+                for lane in range(max(valid, 0)):
+                    self._write(acc[i, c + lane], first + i, column + lane, 1)
+                if valid <= 0:
+                    T.evaluate(0)
+
+    def _write(self, value, row, column, lanes: int) -> None:
+        y, bias, residual = (self.buffers.get(name) for name in ("y", "bias", "residual"))
+        at = T.ramp(column, 1, lanes) if lanes > 1 else column
+        if bias is not None:
+            value = value + _f32(bias[at], lanes)
+        if residual is not None:
+            value = value + _f32(residual[row, at], lanes)
+        dtype = str(y.dtype)
+        T.buffer_store(y, value if dtype == "float32" else T.Cast(_vector(dtype, lanes), value), [row, at])
+
+
+def _let(name: str, value):
+    return IRBuilder.name(name, T.Bind(value))
+
+
+def _vector(dtype: str, lanes: int) -> str:
+    return dtype if lanes == 1 else f"{dtype}x{lanes}"
+
+
+def _f32(value, lanes: int = 1):
+    dtype = str(value.ty.dtype) if hasattr(value.ty, "dtype") else str(value.dtype)
+    return value if dtype.startswith("float32") else T.Cast(_vector("float32", lanes), value)
