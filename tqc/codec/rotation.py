@@ -1,8 +1,8 @@
 """The random rotation that makes the coordinates of any vector look alike (TurboQuant, arXiv:2504.19874, §3.1).
 
-One round is y = H·S·x / √d with random signs S and the Hadamard matrix H; without the signs a constant vector would fall
-onto one coordinate. Where d = 2^k·m with odd m > 1, H becomes the Kronecker product of the 2^k Hadamard matrix and an
-m × m Haar rotation. A second round brings inputs with very few nonzero coordinates to the theory's error too.
+One round is y = H·S·x / √d with random signs S and the Hadamard matrix H; without the signs a constant vector would
+fall onto one coordinate. Where d = 2^k·m with odd m > 1, H becomes the Kronecker product of the 2^k Hadamard matrix and
+an m × m Haar rotation. A second round brings inputs with very few nonzero coordinates to the theory's error too.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _hadamard(x: np.ndarray) -> np.ndarray:
 
 
 def _mix(x: np.ndarray, factor: np.ndarray) -> np.ndarray:
-    """x [n, 2^k, m] times factor.T on the last axis, summed in a fixed order so that a row never depends on its batch."""
+    """x [n, 2^k, m] times factor.T on the last axis, summed in a fixed order: a row never depends on its batch."""
     if factor.shape == (1, 1):
         return x
     factor = factor.astype(x.dtype)
@@ -50,19 +50,23 @@ def _mix(x: np.ndarray, factor: np.ndarray) -> np.ndarray:
 
 
 def _rotate(x: np.ndarray, seed: int, rounds: int) -> np.ndarray:
-    shape, flat = x.shape, x.reshape(-1, x.shape[-1])
-    for signs, factor in _rounds(shape[-1], seed, rounds):
-        flat = (flat * signs.astype(x.dtype)).reshape(len(flat), -1, len(factor))
-        flat = _hadamard(_mix(flat, factor)).reshape(-1, shape[-1])
-    return flat.reshape(shape)
+    dim = x.shape[-1]
+    parts = _rounds(dim, seed, rounds)
+    flat = x.reshape(x.size // dim, dim)
+    for signs, factor in parts:
+        cube = (flat * signs.astype(x.dtype)).reshape(len(flat), dim // len(factor), len(factor))
+        flat = _hadamard(_mix(cube, factor)).reshape(flat.shape)
+    return flat.reshape(x.shape)
 
 
 def _unrotate(y: np.ndarray, seed: int, rounds: int) -> np.ndarray:
-    shape, flat = y.shape, y.reshape(-1, y.shape[-1])
-    for signs, factor in reversed(_rounds(shape[-1], seed, rounds)):
-        flat = _mix(_hadamard(flat.reshape(len(flat), -1, len(factor))), factor.T)
-        flat = flat.reshape(-1, shape[-1]) * signs.astype(y.dtype)
-    return flat.reshape(shape)
+    dim = y.shape[-1]
+    parts = _rounds(dim, seed, rounds)
+    flat = y.reshape(y.size // dim, dim)
+    for signs, factor in reversed(parts):
+        cube = flat.reshape(len(flat), dim // len(factor), len(factor))
+        flat = _mix(_hadamard(cube), factor.T).reshape(flat.shape) * signs.astype(y.dtype)
+    return flat.reshape(y.shape)
 
 
 def rotate(x: np.ndarray, seed: int = 0, rounds: int = 1) -> np.ndarray:
