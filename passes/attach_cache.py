@@ -30,6 +30,10 @@ def _state_vars(layout: CacheLayout, layer: int, symbols: dict[str, tirx.Var]) -
     ]
 
 
+def _as_float32(bb: relax.BlockBuilder, x: relax.Expr) -> relax.Expr:
+    return x if dtype_of(x.ty) == "float32" else bb.emit(relax.op.astype(x, "float32"))
+
+
 @dataclass(frozen=True)
 class AttachCache(ModulePass):
     """Turns `main(input_ids, positions, past…, weights…)` into the functions `decode`, `prefill` and `prefill_all`.
@@ -77,7 +81,9 @@ class AttachCache(ModulePass):
 
         def attend(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
             layout, layer = self._layout(call), int(call.attrs["layer"])
-            q, k, v = (bb.emit(relax.op.astype(x, "float32")) if dtype_of(x.ty) != "float32" else x for x in call.args[:3])
+            q, k, v = (
+                bb.emit(relax.op.astype(x, "float32")) if dtype_of(x.ty) != "float32" else x for x in call.args[:3]
+            )
             tensors = relax.Tuple([state_by_name[f"layer{layer}_{spec.name}"] for spec in layout.tensors()])
             options = {
                 "layout": layout,

@@ -74,7 +74,6 @@ def re_emit(
     """
     bb = builder or relax.BlockBuilder()
     replaced: dict[relax.Var, relax.Expr] = {}
-    tuples: dict[relax.Var, relax.Expr] = {}
     with bb.function(name, list(params or func.params), attrs=attrs if attrs is not None else dict(func.attrs or {})):
         with bb.dataflow():
             for var, value in prologue:
@@ -87,12 +86,9 @@ def re_emit(
                         continue
                     if answer is KEEP:
                         answer = value
-                    if isinstance(answer, relax.Tuple):
-                        tuples[binding.var] = answer
-                    replaced[binding.var] = answer if isinstance(answer, relax.Var) else bb.emit(answer)
-            old = func.body.body
-            result = tuples.get(old, replaced.get(old, old))
-            out = bb.emit_output(output(result))
+                    stays_inline = isinstance(answer, (relax.Var, relax.Tuple))
+                    replaced[binding.var] = answer if stays_inline else bb.emit(answer)
+            out = bb.emit_output(output(replaced[func.body.body]))
         bb.emit_func_output(out)
     return bb
 

@@ -8,7 +8,9 @@ from tqc.dialect import attention, rope
 HEADS, KV_HEADS, DIM, HIDDEN, VOCAB = 2, 1, 16, 32, 48
 
 
-def toy_module(bias: bool = False) -> tvm.IRModule:
+def toy_module(
+    *, bias: bool = False, dtype: str = "float32", softcap: float = 0.0, logit_cap: float = 0.0
+) -> tvm.IRModule:
     """`main(input_ids, positions, past_key_0, past_value_0, weights…) → (logits, present_key_0, present_value_0)`."""
     batch, seq, past = (tirx.Var(name, "int64") for name in ("batch", "seq", "past"))
     cache = (batch, KV_HEADS, past, DIM)
@@ -23,8 +25,8 @@ def toy_module(bias: bool = False) -> tvm.IRModule:
     if bias:
         shapes["bv"] = (KV_HEADS * DIM,)
     ids, pos = (relax.Var(name, relax.TensorType((batch, seq), "int64")) for name in ("input_ids", "positions"))
-    past_k, past_v = (relax.Var(name, relax.TensorType(cache, "float32")) for name in ("past_key_0", "past_value_0"))
-    w = {name: relax.Var(name, relax.TensorType(shape, "float32")) for name, shape in shapes.items()}
+    past_k, past_v = (relax.Var(name, relax.TensorType(cache, dtype)) for name in ("past_key_0", "past_value_0"))
+    w = {name: relax.Var(name, relax.TensorType(shape, dtype)) for name, shape in shapes.items()}
     inv_freq = relax.const([10000.0 ** (-i / 8) for i in range(8)], "float32")
     op = relax.op
     bb = relax.BlockBuilder()
@@ -43,11 +45,14 @@ def toy_module(bias: bool = False) -> tvm.IRModule:
             q = bb.emit(rope(heads("wq", HEADS), pos, inv_freq))
             k = bb.emit(rope(heads("wk", KV_HEADS), pos, inv_freq))
             v = heads("wv", KV_HEADS, "bv" if bias else None)
-            out = bb.emit(attention(q, k, v, past_k, past_v, scale=DIM**-0.5, layer=0))
+            out = bb.emit(attention(q, k, v, past_k, past_v, scale=DIM**-0.5, softcap=softcap, layer=0))
             y, pk, pv = (bb.emit(relax.TupleGetItem(out, i)) for i in range(3))
             merged = bb.emit(op.reshape(bb.emit(op.permute_dims(y, [0, 2, 1, 3])), (batch, seq, HEADS * DIM)))
             x = bb.emit(op.add(x, bb.emit(op.matmul(merged, w["wo"]))))
             logits = bb.emit(op.matmul(x, w["lm_head"]))
+            if logit_cap:
+                cap = relax.const(logit_cap, dtype)
+                logits = bb.emit(op.multiply(bb.emit(op.tanh(bb.emit(op.divide(logits, cap)))), cap))
             result = bb.emit_output(relax.Tuple([logits, pk, pv]))
         bb.emit_func_output(result)
     return bb.get()

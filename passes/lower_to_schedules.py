@@ -1,0 +1,119 @@
+"""Cache ops, norms, RoPE and rotations become calls of the kernels that the target's schedules generate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import tvm
+from tvm import relax, tirx
+
+from tqc.dialect import is_op_call, layout_of
+
+from .base import KEEP, ModulePass, re_emit
+
+
+@dataclass(frozen=True)
+class KernelRecord:
+    """One generated kernel: its name in the library, the schedule it comes from and the decisions taken."""
+
+    name: str
+    schedule: str
+    config: str
+
+
+@dataclass(frozen=True)
+class Schedules:
+    """The kernel generators of one target.
+
+    `append(layout)`, `decode(layout, **options)` and `prefill(layout, **options)` return PrimFuncs whose parameters are
+    those of the op (tuples spread) and then the result. `others` maps further op names to `call → PrimFunc | None`;
+    None leaves the call to TVM's own lowering.
+    """
+
+    append: Callable[..., tirx.PrimFunc]
+    decode: Callable[..., tirx.PrimFunc]
+    prefill: Callable[..., tirx.PrimFunc]
+    others: dict[str, Callable[[relax.Call], tirx.PrimFunc | None]] = field(default_factory=dict)
+    describe: str = ""
+
+
+@dataclass(frozen=True)
+class LowerToSchedules(ModulePass):
+    """Replaces `tqc.cache_append` by an in-place kernel call and the other dialect ops by kernel calls.
+
+    Layers of equal geometry and options share a kernel. What was generated is appended to `records`.
+    """
+
+    name: ClassVar[str] = "lower-to-schedules"
+    schedules: Schedules = field(repr=False, kw_only=True)
+    records: list[KernelRecord] = field(default_factory=list, repr=False)
+
+    def apply(self, mod: tvm.IRModule) -> tvm.IRModule:
+        builder = relax.BlockBuilder()
+        kernels: dict[tuple, tvm.ir.GlobalVar] = {}
+        for gv, func in mod.functions_items():
+            if not isinstance(func, relax.Function):
+                builder.add_func(func, gv.name_hint)
+        for gv, func in mod.functions_items():
+            if isinstance(func, relax.Function):
+                re_emit(func, gv.name_hint, self._rule(kernels), builder=builder)
+        return builder.get()
+
+    def _rule(self, kernels: dict[tuple, tvm.ir.GlobalVar]) -> Callable:
+        def kernel(
+            bb: relax.BlockBuilder, key: tuple, make: Callable[[], tirx.PrimFunc | None]
+        ) -> tvm.ir.GlobalVar | None:
+            if key not in kernels:
+                func = make()
+                if func is None:
+                    return None
+                kernels[key] = bb.add_func(func.with_attr("tirx.is_scheduled", True), f"tqc_{key[0]}")
+                self.records.append(
+                    KernelRecord(kernels[key].name_hint, key[0], f"{key[1:]} {self.schedules.describe}")
+                )
+            return kernels[key]
+
+        def rule(bb: relax.BlockBuilder, _var: relax.Var, value: relax.Expr) -> relax.Expr | None:
+            if is_op_call(value, "cache_append"):
+                layout = layout_of(value)
+                gv = kernel(bb, ("append", layout), lambda: self.schedules.append(layout))
+                *arguments, state = _spread(bb, value.args)
+                indices = list(range(len(arguments), len(arguments) + len(state)))
+                return relax.op.call_tir_inplace(gv, [*arguments, *state], indices, [x.ty for x in state])
+            if is_op_call(value, "cached_attention"):
+                layout = layout_of(value)
+                options = {
+                    "softmax_scale": float(value.attrs["scale"]),
+                    "softcap": float(value.attrs["softcap"]),
+                    "window": int(value.attrs["window"]),
+                }
+                q, fresh, *counts, state = _spread(bb, value.args)
+                phase = "prefill" if fresh else "decode"
+                make = getattr(self.schedules, phase)
+                gv = kernel(bb, (phase, layout, tuple(options.items())), lambda: make(layout, **options))
+                return relax.op.call_tir(gv, [q, *fresh, *counts, *state], value.ty)
+            name = getattr(getattr(value, "op", None), "name", "")
+            if isinstance(name, str) and name.removeprefix("tqc.") in self.schedules.others and name.startswith("tqc."):
+                short = name.removeprefix("tqc.")
+                types = tuple(str(arg.ty) for arg in value.args)
+                options = tuple((str(k), value.attrs[k]) for k in sorted(value.attrs.keys()))
+                gv = kernel(bb, (short, types, options), lambda: self.schedules.others[short](value))
+                return KEEP if gv is None else relax.op.call_tir(gv, list(value.args), value.ty)
+            return KEEP
+
+        return rule
+
+
+def _spread(bb: relax.BlockBuilder, args: list[relax.Expr]) -> list:
+    """Arguments with every tuple turned into the list of its fields."""
+
+    def fields(arg: relax.Expr) -> relax.Expr | list[relax.Expr]:
+        if isinstance(arg, relax.Tuple):
+            return list(arg.fields)
+        if isinstance(arg.ty, relax.TupleType):
+            return [bb.emit(relax.TupleGetItem(arg, i)) for i in range(len(arg.ty.fields))]
+        return arg
+
+    return [fields(arg) for arg in args]
