@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from tqc.artifact import FORMAT_VERSION, FileEntry, Library, Manifest, StateTensor
+from tqc.codec.layout import CacheLayout
+
+
+def test_bytes_round_trip_and_are_sealed(make):
+    manifest = make.manifest()
+    again = Manifest.model_validate_json(manifest.to_bytes())
+    assert again.manifest_sha256 == manifest.digest() == again.digest()
+    assert again.model_copy(update={"manifest_sha256": ""}) == manifest
+    assert again.to_bytes() == manifest.to_bytes()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"unknown": 1},
+        {"vocab_size": "32"},
+        {"vocab_size": 0},
+        {"format_version": FORMAT_VERSION + 1},
+        {"params": ("w", "w")},
+        {"layers": ()},
+        {"files": {"params.safetensors": FileEntry(size=1, sha256="0" * 64)}},
+    ],
+)
+def test_refuses_contradictions(make, changes):
+    with pytest.raises(ValidationError):
+        make.manifest(**changes)
+
+
+@pytest.mark.parametrize(
+    "name", ["../model.so", "/tmp/model.so", "a/b.so", "a\\b.so", "..", ".hidden", "", "a\0b", "x\n"]
+)
+def test_file_names_cannot_leave_the_folder(name):
+    with pytest.raises(ValidationError):
+        Library(file=name, kind="cpu", arch="x")
+
+
+def test_state_dimensions_are_numbers_or_known_symbols():
+    assert StateTensor(name="k", shape=("pages", 2), dtype="uint16").shape == ("pages", 2)
+    for shape in (("tokens", 2), (0, 2), (-1,), (True,)):
+        with pytest.raises(ValidationError):
+            StateTensor(name="k", shape=shape, dtype="uint16")
+
+
+@pytest.mark.parametrize(("sinks", "recent", "page"), [(4, 128, 64), (0, 0, 64), (4, 0, 16), (0, 100, 32)])
+def test_places_of_tokens_are_those_of_the_cache_layout(make, sinks, recent, page):
+    cache = make.manifest().cache.model_copy(update={"sinks": sinks, "recent": recent, "page": page})
+    layout = CacheLayout(4, 2, 64, sinks=sinks, recent=recent, page=page)
+    for length in range(500):
+        assert cache.coded(length) == layout.coded(length)
+        assert cache.coded(length) <= cache.pages(length) * page
