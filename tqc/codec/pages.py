@@ -26,7 +26,8 @@ def pack_k(codes: np.ndarray, bits: int) -> np.ndarray:
     packed = []
     for width, shift in planes(bits):
         per_unit = _UNIT_BITS // width
-        fields = (codes.astype(np.uint16) >> shift & (1 << width) - 1).reshape(*lead, rows, -1, per_unit)
+        fields = codes.astype(np.uint16) >> shift & (1 << width) - 1
+        fields = fields.reshape(*lead, rows, columns // per_unit, per_unit)
         fields = fields << (np.arange(per_unit, dtype=np.uint16) * np.uint16(width))
         units = np.bitwise_or.reduce(fields, axis=-1)
         packed.append(units.swapaxes(-1, -2).reshape(*lead, rows * columns // per_unit))
