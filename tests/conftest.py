@@ -1,0 +1,66 @@
+"""Tiny exported models that tests of the whole repository share; each is exported once a run."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ExportTiny = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx(tmp_path_factory: pytest.TempPathFactory) -> ExportTiny:
+    """`tiny_onnx(arch="llama", dtype="fp32", …)` → model.onnx of `export_tiny`, made once a run; only read it.
+
+    Copy the folder (`shutil.copytree(path.parent, …)`) to damage or extend it.
+    """
+    pytest.importorskip("torch", reason="tiny models are exported with the extra `export`")
+    from tqc.models.tiny import export_tiny
+
+    made: dict[tuple, Path] = {}
+
+    def export(**options: object) -> Path:
+        key = tuple(sorted(options.items()))
+        if key not in made:
+            folder = tmp_path_factory.mktemp("tiny-" + "-".join(str(value) for _, value in key))
+            try:
+                made[key] = export_tiny(folder, **options)
+            except BaseException:
+                shutil.rmtree(folder)
+                raise
+        return made[key]
+
+    return export
+
+
+@pytest.fixture(scope="session")
+def tiny_llama_onnx(tiny_onnx: ExportTiny) -> Path:
+    """fp32, 2 layers, 4 query and 2 KV heads of head_dim 64."""
+    return tiny_onnx(arch="llama")
+
+
+@pytest.fixture(scope="session")
+def tiny_llama_tied_onnx(tiny_onnx: ExportTiny) -> Path:
+    """fp32 with tied embeddings, 3 query heads and 1 KV head, as SmolLM2 has them."""
+    return tiny_onnx(arch="llama", heads=3, kv_heads=1, tied=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_llama_fp16_onnx(tiny_onnx: ExportTiny) -> Path:
+    """fp16 weights, activations and cache."""
+    return tiny_onnx(arch="llama", dtype="fp16")
+
+
+@pytest.fixture(scope="session")
+def tiny_mistral_onnx(tiny_onnx: ExportTiny) -> Path:
+    """fp32, sliding window of 16 tokens."""
+    return tiny_onnx(arch="mistral", window=16)
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen2_onnx(tiny_onnx: ExportTiny) -> Path:
+    """fp32, biases on q, k and v."""
+    return tiny_onnx(arch="qwen2")
