@@ -46,9 +46,3 @@ def test_reject_names_of_pairs_and_of_nothing() -> None:
         codec.get("tq44", 64)
     with pytest.raises(CodecError, match="not built yet"):
         codec.get("polar", 64)
-
-
-def test_encoded_cannot_be_rebound() -> None:
-    encoded = codec.get("tq4", 64).encode(np.zeros(64))
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        encoded.scale = np.zeros(())
