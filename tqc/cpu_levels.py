@@ -1,26 +1,35 @@
-"""The x86-64 microarchitecture levels and the `/proc/cpuinfo` flags a machine must show to run code built for one.
+"""The x86-64 micro-architecture levels (psABI) and the `/proc/cpuinfo` flags a machine needs for each.
 
-Source: x86-64 psABI, table 3.1 (kernel names: `abm` covers LZCNT, `pni` SSE3).
+A leaf: the compiler names levels, the runtime checks them before it loads machine code.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+_V2 = ("cx16", "lahf_lm", "popcnt", "pni", "sse4_1", "sse4_2", "ssse3")
+_V3 = (*_V2, "abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "xsave")
+_V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 
-_V2 = frozenset({"cx16", "lahf_lm", "popcnt", "pni", "sse4_1", "sse4_2", "ssse3"})
-_V3 = _V2 | {"abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "xsave"}
-_V4 = _V3 | {"avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl"}
-
-LEVELS: dict[str, frozenset[str]] = {"x86-64": frozenset(), "x86-64-v2": _V2, "x86-64-v3": _V3, "x86-64-v4": _V4}
-"""Level → flags, from the oldest to the newest."""
+REQUIRED_FLAGS: dict[str, tuple[str, ...]] = {"x86-64-v2": _V2, "x86-64-v3": _V3, "x86-64-v4": _V4}
+"""Level → names of its flags in `/proc/cpuinfo`, from the lowest level to the highest."""
 
 
-def machine_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """Flags of this machine's first processor; empty where the file or its `flags` line does not exist."""
-    if not cpuinfo.is_file():
+def missing_flags(level: str, flags: frozenset[str]) -> tuple[str, ...]:
+    """The flags that `level` needs and a machine with `flags` lacks, in the order of the table."""
+    return tuple(flag for flag in REQUIRED_FLAGS[level] if flag not in flags)
+
+
+def best_level(flags: frozenset[str]) -> str | None:
+    """The highest level that a machine with `flags` reaches; None below x86-64-v2 or on another architecture."""
+    return next((level for level in reversed(REQUIRED_FLAGS) if not missing_flags(level, flags)), None)
+
+
+def machine_flags(cpuinfo: str = "/proc/cpuinfo") -> frozenset[str]:
+    """The flags of this machine's first CPU; empty where the file is missing or lists none."""
+    try:
+        with open(cpuinfo, encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("flags"):
+                    return frozenset(line.partition(":")[2].split())
+    except OSError:
         return frozenset()
-    for line in cpuinfo.read_text().splitlines():
-        name, _, values = line.partition(":")
-        if name.strip() == "flags":
-            return frozenset(values.split())
     return frozenset()
