@@ -84,8 +84,8 @@ def compare(
 ) -> dict[str, Fidelity]:
     """Compares each of `tests` with `reference` over the text `ids`, all fed the same true tokens.
 
-    The models advance together, so that only the logits of one chunk are held. `chunk` 1 goes through `decode` (strict),
-    more through `prefill` (see `teacher_forced`). `progress` is called with (tokens done, all tokens). Raises
+    The models advance together, so that only the logits of one chunk are held. `chunk` 1 goes through `decode`
+    (strict), more through `prefill` (see `teacher_forced`). `progress` is called with (tokens done, all tokens). Raises
     SessionError when `ids` has fewer than two tokens or logits are not finite.
     """
     if len(ids) < 2:

@@ -7,7 +7,7 @@ import re
 SHORTEST_PARAGRAPH = 12
 """Words; shorter paragraphs are mostly headings, signatures and list items."""
 
-_MARKUP = re.compile(r"\*\*|\*|``|\"(?=\w)|(?<=\w)\"")
+_MARKUP = re.compile(r"\*|``|\"")
 _NOT_PROSE = re.compile(r">>>|::=|\|\s|-{4,}|={4,}|\[source\]|^\s*\.\. ", re.MULTILINE)
 
 
@@ -27,5 +27,5 @@ def paragraphs(document: str) -> list[str]:
         is_code = any(line.startswith("   ") for line in lines)
         if is_code or _NOT_PROSE.search(block) or len(text.split()) < SHORTEST_PARAGRAPH or text[-1] not in ".:":
             continue
-        kept.append(re.sub(r"\s+", " ", _MARKUP.sub("", text)))
+        kept.append(re.sub(r"\s+", " ", _MARKUP.sub("", text)).strip())
     return kept
