@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import ClassVar
 
 import tvm
 from tvm import relax, tirx
 
+from tqc.codec.layout import CacheLayout
 from tqc.dialect import is_op_call, layout_of
 
 from .base import KEEP, ModulePass, re_emit
@@ -20,7 +21,7 @@ class KernelRecord:
 
     name: str
     schedule: str
-    config: str
+    config: dict[str, int | float | str | bool]
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Schedules:
     decode: Callable[..., tirx.PrimFunc]
     prefill: Callable[..., tirx.PrimFunc]
     others: dict[str, Callable[[relax.Call], tirx.PrimFunc | None]] = field(default_factory=dict)
-    describe: str = ""
+    config: dict[str, int | float | str | bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,15 @@ class LowerToSchedules(ModulePass):
             return KEEP
 
         return rule
+
+
+def _decisions(item: object) -> list[tuple[str, object]]:
+    """What a part of a kernel's key says: the fields of a layout, named options, or the types of its arguments."""
+    if isinstance(item, CacheLayout):
+        return list(asdict(item).items())
+    if all(isinstance(entry, tuple) for entry in item):
+        return [(name, value) for name, value in item]
+    return [("arguments", ", ".join(item))]
 
 
 def _spread(bb: relax.BlockBuilder, args: list[relax.Expr]) -> list:

@@ -1,0 +1,62 @@
+"""From functions over a compressed cache to a shared library of one target."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tvm
+from tvm import relax
+
+from tqc.codegen.cuda_build import cuda_build_environment
+from tqc.codegen.target import Target
+from tqc.errors import PassError
+from tqc.passes.bundle_arguments import weight_order
+from tqc.passes.lower_to_schedules import KernelRecord, LowerToSchedules
+from tqc.passes.pipeline import Dump, kernel_passes, lowering_passes, run
+
+from .schedules import backend
+
+
+@dataclass(frozen=True)
+class Built:
+    """A library's code and what it expects: `params` names the weights in the order of its tuple argument."""
+
+    target: Target
+    executable: relax.VMExecutable
+    params: tuple[str, ...]
+    kernels: tuple[KernelRecord, ...]
+
+    def export(self, path: Path) -> None:
+        """Writes the shared library; needs a C++ compiler on the machine."""
+        self.executable.export_library(str(path))
+
+
+def build(mod: tvm.IRModule, target: Target, weights: MutableMapping[str, Any], dump: Dump | None = None) -> Built:
+    """Compiles the functions of `mod` for `target`; `weights` learns the layouts the kernels want.
+
+    Raises PassError if the functions disagree about the weights, TargetError if a toolchain is missing.
+    """
+    parts = backend(target, weights)
+    records: list[KernelRecord] = []
+    lower = LowerToSchedules(schedules=parts.schedules, records=records)
+    tvm_target = target.tvm_target()
+    environment = cuda_build_environment(target) if target.kind == "cuda" else contextlib.nullcontext()
+    with environment, tvm_target:
+        *kernel, bundle = kernel_passes(lower, parts.layout_weights)
+        mod = run(mod, kernel, dump)
+        orders = weight_order(mod)
+        params = orders["decode"]
+        if any(order != params for order in orders.values()):
+            raise PassError("the functions of the module take different weights", found=str(orders))
+        mod = run(mod, [bundle], dump)
+
+        @tvm.transform.module_pass(opt_level=0)
+        def pipeline(module: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
+            return run(module, lowering_passes(parts.schedule), dump)
+
+        executable = relax.build(mod, tvm_target, relax_pipeline=pipeline)
+    return Built(target, executable, tuple(params), tuple(records))

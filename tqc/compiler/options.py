@@ -1,0 +1,51 @@
+"""What a compilation is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqc.codec import scheme
+from tqc.codec.layout import LANES
+from tqc.errors import PassError
+
+Progress = Callable[[str, float], None]
+"""Told the name of the current step and the fraction of the whole that is done."""
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """Everything `tqc compile` can be told; lengths count tokens.
+
+    `model` is an ONNX file, `output` the artifact's directory. `kv` follows the grammar of `tqc.codec.scheme`.
+    `max_context` defaults to the model's own limit in `config.json`, or 8192. `calibrate` is a text file whose key
+    means centre the keys, in place of the built-in text; `centre` False centres nothing. `fold` False leaves the value
+    rotation to run time. `dump_dir` receives the IR after every pass.
+    """
+
+    model: Path
+    output: Path
+    target: str = "cpu"
+    arch: str | None = None
+    kv: str = "tq4"
+    sinks: int = 4
+    recent: int = 128
+    page: int = 64
+    max_context: int | None = None
+    calibrate: Path | None = None
+    centre: bool = True
+    fold: bool = True
+    dump_dir: Path | None = None
+    force: bool = False
+    progress: Progress = lambda _step, _fraction: None
+
+    def __post_init__(self) -> None:
+        scheme.parse(self.kv)
+        for name, value, least in (("sinks", self.sinks, 0), ("recent", self.recent, 0), ("page", self.page, LANES)):
+            if value < least:
+                raise PassError(f"--{name} is too small", expected=f"at least {least}", found=str(value))
+        if self.page % LANES:
+            raise PassError("--page does not fit the kernels", expected=f"a multiple of {LANES}", found=str(self.page))
+        if self.max_context is not None and self.max_context < 1:
+            raise PassError("--max-context is too small", expected="at least 1", found=str(self.max_context))

@@ -1,0 +1,86 @@
+"""Which schedules and which passes serve which target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import tvm
+from tvm import relax
+
+from tqc.codegen.target import Target
+from tqc.dialect.registry import dtype_of
+from tqc.passes.lower_to_schedules import Schedules
+from tqc.passes.pipeline import Pass
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What a target adds to the pipeline: kernel generators, passes on the weights, passes on TVM's own functions."""
+
+    schedules: Schedules
+    layout_weights: Sequence[Pass]
+    schedule: Sequence[Pass]
+
+
+def backend(target: Target, weights: MutableMapping[str, Any]) -> Backend:
+    """The backend of `target`; its passes update `weights`."""
+    makers: dict[str, Callable[[Target, MutableMapping[str, Any]], Backend]] = {"cpu": _cpu, "cuda": _cuda}
+    return makers[target.kind](target, weights)
+
+
+def _cpu(target: Target, weights: MutableMapping[str, Any]) -> Backend:
+    from tqc.passes.layout_weights import LayoutWeights
+    from tqc.passes.schedule_cpu import ScheduleCpu
+    from tqc.schedules.cpu_append import make_append
+    from tqc.schedules.cpu_config import cpu_config
+    from tqc.schedules.cpu_decode import make_decode
+    from tqc.schedules.cpu_matmul import MatmulConfig
+    from tqc.schedules.cpu_norm import make_rms_norm
+    from tqc.schedules.cpu_prefill import make_prefill
+    from tqc.schedules.cpu_rope import make_rope
+
+    config = cpu_config(target.isa)
+
+    def rms_norm(call: relax.Call) -> tvm.tirx.PrimFunc:
+        x = call.args[0].ty
+        return make_rms_norm(int(x.shape[-1]), float(call.attrs["epsilon"]), dtype_of(x))
+
+    def rope(call: relax.Call) -> tvm.tirx.PrimFunc:
+        x = call.args[0].ty
+        return make_rope(int(x.shape[1]), int(x.shape[3]), dtype_of(x))
+
+    return Backend(
+        Schedules(
+            append=lambda layout: make_append(layout, config=config),
+            decode=lambda layout, **options: make_decode(layout, config=config, **options),
+            prefill=lambda layout, **options: make_prefill(layout, config=config, **options),
+            others={"rms_norm": rms_norm, "rope": rope},
+            config=asdict(config),
+        ),
+        layout_weights=[LayoutWeights(config=MatmulConfig.for_target(target.tvm_target()), weights=weights)],
+        schedule=[ScheduleCpu()],
+    )
+
+
+def _cuda(target: Target, weights: MutableMapping[str, Any]) -> Backend:
+    from tvm.s_tir import dlight
+
+    from tqc.schedules.cuda_append import make_append
+    from tqc.schedules.cuda_config import CudaConfig
+    from tqc.schedules.cuda_decode import make_decode
+    from tqc.schedules.cuda_prefill import make_prefill
+
+    config = CudaConfig()
+    rules = [dlight.gpu.Matmul(), dlight.gpu.GEMV(), dlight.gpu.Reduction(), dlight.gpu.GeneralReduction()]
+    return Backend(
+        Schedules(
+            append=lambda layout: make_append(layout, dtype="float32", config=config),
+            decode=lambda layout, **options: make_decode(layout, dtype="float32", config=config, **options),
+            prefill=lambda layout, **options: make_prefill(layout, dtype="float32", config=config, **options),
+            config=asdict(config),
+        ),
+        layout_weights=[],
+        schedule=[dlight.ApplyDefaultSchedule(*rules, dlight.gpu.Fallback())],
+    )
