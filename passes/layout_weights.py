@@ -1,0 +1,156 @@
+"""Matmuls with a weight become calls of the packed CPU kernel, and the weight is stored the way the kernel reads it."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from dataclasses import dataclass, field
+from functools import reduce
+from operator import mul
+from typing import Any, ClassVar
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from tqc.dialect import is_op_call
+from tqc.dialect.registry import dtype_of
+from tqc.dialect.rotate import right_factor
+from tqc.schedules.cpu_matmul import BLOCK, MatmulConfig, make_matmul, pack_columns
+
+from .base import DROP, KEEP, ModulePass, re_emit
+from .matmul_plan import MatmulPlan, Product, WeightUse
+
+
+@dataclass(frozen=True)
+class PackColumns:
+    """W [K, N], or [N, K] if `transposed`, → [ceil(N/block), K, block]; see `pack_columns`."""
+
+    block: int
+    transposed: bool = False
+
+    def apply(self, array: np.ndarray) -> np.ndarray:
+        return pack_columns(array.T if self.transposed else array, self.block)
+
+    def shape(self, shape: Any) -> tuple[int, int, int]:
+        """The shape of `apply`'s result."""
+        k, n = (int(extent) for extent in (reversed(list(shape)) if self.transposed else shape))
+        return -(-n // self.block), k, self.block
+
+
+@dataclass(frozen=True)
+class LayoutWeights(ModulePass):
+    """Rewrites `R.matmul(x, w)`, w a float matrix that is a weight, its transpose or a constant; and `tqc.rotate`.
+
+    A weight that only matmuls read changes its type. One that something else reads too (a tied embedding) stays, and a
+    packed copy joins the parameters. `weights` maps parameter names to weights with `then(transform, shape=, dtype=)`
+    and is updated in place. A following add of a vector [N] or of a tensor of the result's shape moves into the kernel.
+    """
+
+    name: ClassVar[str] = "layout-weights"
+    block: int = BLOCK
+    config: MatmulConfig = field(default_factory=MatmulConfig, repr=False)
+    weights: MutableMapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def apply(self, mod: tvm.IRModule) -> tvm.IRModule:
+        functions = {gv.name_hint: func for gv, func in mod.functions_items() if isinstance(func, relax.Function)}
+        plans = {n: MatmulPlan(func) for n, func in functions.items() if "num_input" in (func.attrs or {})}
+        layout = self._decide(list(plans.values()))
+        for use, new_name in layout.items():
+            self._record(use, new_name, list(plans.values()))
+        others = {gv: func for gv, func in mod.functions_items() if not isinstance(func, relax.Function)}
+        builder = relax.BlockBuilder(tvm.IRModule(others, attrs=mod.attrs))
+        for name, func in functions.items():
+            if name in plans:
+                _Rewriter(self, plans[name], layout).run(name, builder)
+            else:
+                re_emit(func, name, lambda *_: KEEP, builder=builder)
+        return builder.get()
+
+    def _decide(self, plans: list[MatmulPlan]) -> dict[WeightUse, str]:
+        """Every packed weight → its parameter: its own where no function of the module needs it as it was."""
+        uses = sorted({use for plan in plans for use in plan.weights})
+        plain = {name for plan in plans for name in plan.plain}
+        both = {use.name for use in uses if WeightUse(use.name, not use.transposed) in uses}
+        suffix = {False: ".packed", True: ".packed_transposed"}
+        return {use: use.name + (suffix[use.transposed] if use.name in plain | both else "") for use in uses}
+
+    def _record(self, use: WeightUse, new_name: str, plans: list[MatmulPlan]) -> None:
+        if use.name not in self.weights:
+            return
+        ty = next(var.ty for plan in plans for var in plan.matrices if var.name == use.name)
+        pack = PackColumns(self.block, use.transposed)
+        self.weights[new_name] = self.weights[use.name].then(pack, shape=pack.shape(ty.shape), dtype=dtype_of(ty))
+
+
+class _Rewriter:
+    """Writes one function anew with packed matmuls."""
+
+    def __init__(self, options: LayoutWeights, plan: MatmulPlan, layout: dict[WeightUse, str]) -> None:
+        self.options, self.plan, self.layout = options, plan, layout
+        self.product = {v: p for p in plan.products for v in (p.var, *(e.var for e in p.epilogue))}
+        self.seen: dict[relax.Var, relax.Call] = {}
+        self.packed: dict[WeightUse, relax.Var] = {}
+
+    def run(self, name: str, builder: relax.BlockBuilder) -> None:
+        params = list(self.plan.func.params)
+        index = {var.name: i for i, var in enumerate(params) if var in self.plan.matrices}
+        for use, new_name in self.layout.items():
+            if use.name not in index:
+                continue
+            old = self.plan.func.params[index[use.name]]
+            shape = PackColumns(self.options.block, use.transposed).shape(old.ty.shape)
+            self.packed[use] = relax.Var(new_name, relax.TensorType(shape, dtype_of(old.ty)))
+            if new_name == use.name:
+                params[index[use.name]] = self.packed[use]
+            elif use in self.plan.weights:
+                params.append(self.packed[use])
+        re_emit(self.plan.func, name, self._rule, params=params, builder=builder)
+
+    def _rule(self, bb: relax.BlockBuilder, var: relax.Var, value: relax.Expr) -> relax.Expr | str | None:
+        if var in self.plan.needless:
+            return DROP
+        product = self.product.get(var)
+        if product is None:
+            return KEEP
+        self.seen[var] = value
+        return self._call(bb, product) if var.same_as(product.end) else DROP
+
+    def _call(self, bb: relax.BlockBuilder, product: Product) -> relax.Expr:
+        value = self.seen[product.var]
+        added = {e.kind: self.seen[e.var].args[e.position] for e in product.epilogue}
+        ty = product.end.ty
+        *leading, n = list(ty.shape)
+        rows = reduce(mul, leading)
+        x, weight = value.args[0], self._right_side(product, value)
+        k = int(x.ty.shape[-1])
+
+        def flat(tensor: relax.Expr, columns: int) -> relax.Expr:
+            return tensor if len(leading) == 1 else bb.emit(relax.op.reshape(tensor, (rows, columns)))
+
+        kernel = make_matmul(
+            k,
+            int(n),
+            self.options.block,
+            x_dtype=dtype_of(x.ty),
+            w_dtype=dtype_of(weight.ty),
+            y_dtype=dtype_of(ty),
+            bias="bias" in added,
+            residual="residual" in added,
+            config=self.options.config,
+        )
+        gv = bb.add_func(kernel, "_".join([f"matmul_{k}x{int(n)}", *added]))
+        args = [flat(x, k), weight]
+        args += [added["bias"]] if "bias" in added else []
+        args += [flat(added["residual"], int(n))] if "residual" in added else []
+        y = bb.emit(relax.op.call_tir(gv, args, out_ty=relax.TensorType((rows, n), dtype_of(ty))))
+        return y if len(leading) == 1 else relax.op.reshape(y, ty.shape)
+
+    def _right_side(self, product: Product, value: relax.Call) -> relax.Expr:
+        if product.weight is not None:
+            return self.packed[product.weight]
+        if is_op_call(value, "rotate"):
+            head_dim = int(value.args[0].ty.shape[-1])
+            matrix = right_factor(head_dim, int(value.attrs["seed"]), bool(value.attrs["inverse"]))
+        else:
+            matrix = value.args[1].value.numpy()
+        return relax.const(PackColumns(self.options.block).apply(matrix))
