@@ -1,1 +1,21 @@
+"""A compiler for language models that keep their KV cache compressed while they run."""
 
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .runtime import Session, load
+
+__all__ = ["Session", "__version__", "load"]
+__version__ = version("turboquant-compiler")
+
+
+def __getattr__(name: str) -> object:
+    # The runtime loads TVM's FFI; whoever only wants the codec or the version should not wait for it.
+    if name in ("Session", "load"):
+        from . import runtime
+
+        return getattr(runtime, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

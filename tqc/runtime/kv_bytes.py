@@ -1,0 +1,76 @@
+"""How much memory the cache takes, counted in the buffers themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import tvm_ffi
+
+from ..artifact.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class KvBytes:
+    """Bytes of a session's cache, all layers and sequences together.
+
+    `pages` counts the pages that hold codes, `pages_allocated` the whole pool, `sinks` and `tail` the exact buffers,
+    which are always there. `fp16` is what the same tokens would take in an uncompressed fp16 cache, `page_fp16` what
+    the tokens of one page would take, beside `page`, the bytes it does take.
+    """
+
+    tokens: int
+    coded_tokens: int
+    sinks: int
+    tail: int
+    pages: int
+    pages_allocated: int
+    page: int
+    page_fp16: int
+    fp16: int
+
+    @property
+    def used(self) -> int:
+        """Bytes that hold tokens: sinks, tail and the pages in use."""
+        return self.sinks + self.tail + self.pages
+
+    @property
+    def page_compression(self) -> float:
+        """How many times smaller a page is than in fp16; what the cache tends to as it grows."""
+        return self.page_fp16 / self.page
+
+    @property
+    def compression(self) -> float:
+        """How many times smaller the whole cache is than in fp16, exact buffers included."""
+        return self.fp16 / self.used
+
+
+def nbytes(tensor: tvm_ffi.Tensor) -> int:
+    """Bytes of a tensor."""
+    return tensor.numel() * tensor.dtype.itemsize
+
+
+def measure(manifest: Manifest, state: Sequence[Sequence[tvm_ffi.Tensor]], lengths: Sequence[int]) -> KvBytes:
+    """Counts `state[layer]` (in the manifest's order) for sequences of `lengths` tokens."""
+    region = {"sinks": 0, "tail": 0, "pool": 0}
+    pool_pages = 1
+    for specs, tensors in zip(manifest.cache.state, state, strict=True):
+        for spec, tensor in zip(specs, tensors, strict=True):
+            name = "pool" if spec.shape[0] == "pages" else "sinks" if spec.name.startswith("sink") else "tail"
+            region[name] += nbytes(tensor)
+            if name == "pool":
+                pool_pages = tensor.shape[0]
+    page = region["pool"] // pool_pages
+    fp16 = sum(layer.fp16_bytes_per_token for layer in manifest.layers)
+    coded = [manifest.cache.coded(length) for length in lengths]
+    return KvBytes(
+        tokens=sum(lengths),
+        coded_tokens=sum(coded),
+        sinks=region["sinks"],
+        tail=region["tail"],
+        pages=sum(-(-tokens // manifest.cache.page) for tokens in coded) * page,
+        pages_allocated=region["pool"],
+        page=page,
+        page_fp16=fp16 * manifest.cache.page,
+        fp16=fp16 * sum(lengths),
+    )

@@ -1,0 +1,70 @@
+"""TVM's runtime library and a model's library, loaded without TVM's compiler or its Python package."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import tvm_ffi
+
+from ..errors import SessionError
+
+CPU, CUDA = 1, 2
+"""DLPack device types."""
+_POOLED = 2
+"""The VM's allocator that keeps freed memory for the next call."""
+
+
+@functools.cache
+def _tvm_libraries() -> Path:
+    """The folder with TVM's shared libraries, found without importing TVM."""
+    spec = importlib.util.find_spec("tvm")
+    if spec is None or not spec.submodule_search_locations:
+        raise SessionError("TVM's runtime library is not installed", hint="pip install turboquant-compiler")
+    return Path(spec.submodule_search_locations[0]) / "lib"
+
+
+@functools.cache
+def load_runtime(kind: str = "cpu") -> None:
+    """Makes the runtime for `cpu` or `cuda` available in this process. Raises SessionError when it cannot be loaded."""
+    if kind == "cuda":
+        load_runtime("cpu")
+        for cudart in sorted(_nvidia_libraries("libcudart.so.*")):
+            ctypes.CDLL(str(cudart), mode=ctypes.RTLD_GLOBAL)
+    name = {"cpu": "libtvm_runtime.so", "cuda": "libtvm_runtime_cuda.so"}[kind]
+    try:
+        ctypes.CDLL(str(_tvm_libraries() / name), mode=ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        hint = "an NVIDIA driver and libcudart are needed" if kind == "cuda" else "reinstall apache-tvm"
+        raise SessionError(f"{name} cannot be loaded", found=str(error), hint=hint) from error
+
+
+def _nvidia_libraries(pattern: str) -> list[Path]:
+    """Libraries that came as NVIDIA's packages from PyPI."""
+    spec = importlib.util.find_spec("nvidia")
+    roots = spec.submodule_search_locations if spec and spec.submodule_search_locations else []
+    return [path for root in roots for path in Path(root).glob(f"*/lib/{pattern}")]
+
+
+def open_library(path: Path, kind: str, index: int) -> Callable[[str], tvm_ffi.Function]:
+    """Maps the library and starts TVM's VM on the device; returns a function from VM function names to functions.
+
+    Raises SessionError when the library is not one of a model.
+    """
+    load_runtime(kind)
+    module = tvm_ffi.load_module(path)
+    if not module.implements_function("vm_load_executable"):
+        raise SessionError("The library holds no model", where=str(path))
+    vm = module["vm_load_executable"]()
+    host = (CPU, 0, _POOLED)
+    vm["vm_initialization"](*((CUDA, index, _POOLED) if kind == "cuda" else ()), *host)
+
+    def function(name: str) -> tvm_ffi.Function:
+        if not vm.implements_function(name):
+            raise SessionError("The library lacks a function", where=str(path), expected=name)
+        return vm[name]
+
+    return function
