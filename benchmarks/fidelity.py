@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     limit_threads(options.threads)
     from tqc.eval.fidelity import compare
-    from tqc.eval.forcing import mode
+    from tqc.eval.forcing import cache_bytes, mode
     from tqc.eval.texts import prose
 
     text = options.text.read_text() if options.text else prose()
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
         "chunk": options.chunk,
         "results": {
             name: dataclasses.asdict(result)
-            | {"perplexity_change": result.perplexity_change, "kv_bytes": int(tests[name].kv_bytes)}
+            | {"perplexity_change": result.perplexity_change, "kv_bytes": cache_bytes(tests[name])}
             for name, result in results.items()
         },
     }
@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
             f"{100 * result.perplexity_change:+.2f} %",
             f"{result.kl:.5f}",
             f"{result.max_difference:.3f}",
-            f"{int(tests[name].kv_bytes):,}",
+            f"{cache_bytes(tests[name]):,}",
         ]
         for name, result in results.items()
     ]

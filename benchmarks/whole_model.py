@@ -76,6 +76,8 @@ def time_prefill(engines: dict[str, Any], options: argparse.Namespace) -> dict[s
 
 def time_decode(engines: dict[str, Any], context: int, options: argparse.Namespace) -> dict[str, Any]:
     """Seconds of single steps and bytes of the cache, by engine, with `context` tokens in the cache at the start."""
+    from tqc.eval.forcing import cache_bytes
+
     tokens = random_ids(context, options.vocab)
     seconds: dict[str, list[float]] = {name: [] for name in engines}
     for name, engine in engines.items():
@@ -83,7 +85,7 @@ def time_decode(engines: dict[str, Any], context: int, options: argparse.Namespa
         for start in range(0, context, options.chunk):
             engine.prefill(tokens[start : start + options.chunk])
         _say(f"{name}: {context} tokens in the cache")
-    kv_bytes = {name: int(engine.kv_bytes) for name, engine in engines.items()}
+    kv_bytes = {name: cache_bytes(engine) for name, engine in engines.items()}
     while min(map(len, seconds.values())) < options.steps:
         for name, engine in engines.items():
             time.sleep(PAUSE_SECONDS)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from tqc.errors import SessionError
-from tqc.eval.forcing import mode, teacher_forced
+from tqc.eval.forcing import cache_bytes, mode, teacher_forced
 
 
 class Recorder:
@@ -52,6 +54,11 @@ def test_chunks_go_through_prefill():
     model = Recorder()
     list(teacher_forced(model, TEXT[:5], 2))
     assert model.calls == ["reset", ("prefill", 3, 1), ("prefill", 4, 1), ("prefill", 0)]
+
+
+def test_bytes_of_the_cache_are_a_number_or_have_one():
+    assert cache_bytes(SimpleNamespace(kv_bytes=12)) == 12
+    assert cache_bytes(SimpleNamespace(kv_bytes=SimpleNamespace(used=7, fp16=20))) == 7
 
 
 def test_the_mode_is_told():

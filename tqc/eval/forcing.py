@@ -27,7 +27,13 @@ class Decoder(Protocol):
 
     @property
     def kv_bytes(self) -> Any:
-        """Bytes of the cache."""
+        """Bytes of the cache: a number, or an object whose `used` is one."""
+
+
+def cache_bytes(session: Decoder) -> int:
+    """Bytes of a model's cache that hold tokens now."""
+    size = session.kv_bytes
+    return int(getattr(size, "used", size))
 
 
 def mode(chunk: int) -> str:
