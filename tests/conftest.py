@@ -37,6 +37,15 @@ def tiny_onnx(tmp_path_factory: pytest.TempPathFactory) -> ExportTiny:
 
 
 @pytest.fixture(scope="session")
+def smollm2_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M-Instruct in fp32 with its tokenizer: a minute, and 93 MB to download once. For `slow` tests."""
+    pytest.importorskip("torch", reason="SmolLM2 is exported with the extra `export`")
+    from tqc.models.export import export_model
+
+    return export_model("smollm2", tmp_path_factory.mktemp("real") / "smollm2")
+
+
+@pytest.fixture(scope="session")
 def tiny_llama_onnx(tiny_onnx: ExportTiny) -> Path:
     """fp32, 2 layers, 4 query and 2 KV heads of head_dim 64."""
     return tiny_onnx(arch="llama")

@@ -1,0 +1,47 @@
+# make demo   set everything up and run the main job: a real model with a 4-bit KV cache, beside the same with an exact one
+# make test   set everything up and pass the checks and tests
+# Both make .venv once. They need Python ≥ 3.11 with venv, and gcc; the tests also compile for CUDA when nvcc is found.
+
+PYTHON ?= python3
+VENV ?= .venv
+# The exporter's torch. On a machine where pip would pick a build for GPUs, name the CPU index:
+#   make demo TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
+TORCH ?= torch==2.13.0
+PROMPT ?= Explain in simple words why the sky is blue.
+NEW_TOKENS ?= 96
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+MODEL := demo/smollm2/model.onnx
+
+.PHONY: demo test clean
+.DELETE_ON_ERROR:
+
+demo: demo/smollm2-tq4.tqc demo/smollm2-fp32.tqc
+	$(BIN)/tqc generate demo/smollm2-tq4.tqc --prompt "$(PROMPT)" --max-new-tokens $(NEW_TOKENS) --compare demo/smollm2-fp32.tqc
+
+$(MODEL): | $(VENV)/export.done
+	$(BIN)/tqc export smollm2 -o demo/smollm2 --force
+
+demo/smollm2-%.tqc: $(MODEL) | $(VENV)/export.done
+	$(BIN)/tqc compile $(MODEL) -o $@ --kv $* --force
+
+test: $(VENV)/dev.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+# torch first and by itself, so that nothing else decides which build of it is installed.
+$(VENV)/export.done: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[export]"
+	touch $@
+
+$(VENV)/dev.done: $(VENV)/export.done
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[export,dev]"
+	touch $@
+
+clean:
+	rm -rf demo $(VENV)
