@@ -1,0 +1,115 @@
+"""From a loaded ONNX file to a Graph: constants and weights apart, and nodes that do nothing left out."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from tqc.errors import FrontendError
+
+from .dtypes import element_types
+from .graph import Graph, Input, Node
+from .load import DTYPES, LoadedModel
+from .weights import Cast, Transpose, Weight
+
+SMALL = 1024
+"""Vectors of at most this many elements become constants; larger ones and all matrices are weights."""
+
+
+def _is_weight(dtype: str, shape: tuple[int, ...]) -> bool:
+    return np.dtype(dtype).kind == "f" and (len(shape) == 2 or math.prod(shape) > SMALL)
+
+
+def _attribute(attribute: onnx.AttributeProto) -> Any:
+    value = helper.get_attribute_value(attribute)
+    if isinstance(value, onnx.TensorProto):
+        return numpy_helper.to_array(value)
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _input(info: onnx.ValueInfoProto) -> Input:
+    tensor = info.type.tensor_type
+    shape = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param for d in tensor.shape.dim)
+    dtype = DTYPES.get(tensor.elem_type)
+    if dtype is None:
+        raise FrontendError(
+            "Graph input of an unsupported type.", where=f"input {info.name}", expected=", ".join(DTYPES.values())
+        )
+    return Input(info.name, dtype, shape)
+
+
+def _constant_value(node: Node) -> np.ndarray:
+    (value,) = node.attrs.values()
+    return np.asarray(value, np.float32 if "value_float" in node.attrs or "value_floats" in node.attrs else None)
+
+
+def _fold_weight(weight: Weight, node: Node, opset_types: dict[str, str]) -> Weight | None:
+    """The weight that `node` makes of `weight`, None if it is not a change of layout or type."""
+    if node.op == "Transpose":
+        perm = tuple(node.attrs.get("perm", reversed(range(len(weight.shape)))))
+        return weight.then(Transpose(perm), shape=tuple(weight.shape[axis] for axis in perm))
+    if node.op == "Cast":
+        return weight.then(Cast(opset_types[node.outputs[0]]), dtype=opset_types[node.outputs[0]])
+    return None
+
+
+def _is_void(node: Node, types: dict[str, str], constants: dict[str, np.ndarray]) -> bool:
+    """Whether the node's only output is its first operand unchanged."""
+    if node.op in ("Identity", "Dropout"):
+        return len(node.inputs) < 3 and not any(node.outputs[1:])
+    if node.op == "Cast":
+        return types.get(node.inputs[0]) == types[node.outputs[0]]
+    if node.op == "Concat":
+        node.inputs = [t for t in node.inputs if t not in constants or constants[t].size] or node.inputs[:1]
+        return len(node.inputs) == 1
+    return False
+
+
+def build(model: LoadedModel) -> Graph:
+    """The graph of a loaded model, every Constant, Identity and Cast to the same type resolved.
+
+    Raises FrontendError for inputs of unsupported types and for nodes with subgraphs (If, Loop, Scan).
+    """
+    proto = model.proto.graph
+    constants: dict[str, np.ndarray] = {}
+    weights: dict[str, Weight] = {}
+    for name, tensor in model.initializers.items():
+        if _is_weight(tensor.dtype, tensor.shape):
+            weights[name] = Weight(name, tensor.shape, tensor.dtype, tensor.source, name)
+        else:
+            constants[name] = np.array(tensor.source.read())
+    inputs = {info.name: _input(info) for info in proto.input if info.name not in model.initializers}
+    types = {name: entry.dtype for name, entry in inputs.items()}
+    types |= {name: weight.dtype for name, weight in weights.items()}
+    types |= {name: str(array.dtype) for name, array in constants.items()}
+
+    alias: dict[str, str] = {}
+    nodes = []
+    for source in proto.node:
+        attrs = {a.name: _attribute(a) for a in source.attribute}
+        domain = "" if source.domain == "ai.onnx" else source.domain
+        operands = [alias.get(t, t) for t in source.input]
+        node = Node(source.op_type, operands, list(source.output), attrs, source.name, domain, source)
+        if any(isinstance(value, onnx.GraphProto) for value in attrs.values()):
+            raise FrontendError(
+                "Control flow is not supported.", where=node.label, hint="Export the model without If, Loop and Scan."
+            )
+        if node.kind == "Constant":
+            constants[node.outputs[0]] = value = _constant_value(node)
+            types[node.outputs[0]] = str(value.dtype)
+            continue
+        types |= element_types(node, types)
+        if not domain and node.inputs and node.inputs[0] in weights:
+            if folded := _fold_weight(weights[node.inputs[0]], node, types):
+                weights[node.outputs[0]] = folded
+                continue
+        if not domain and node.inputs and _is_void(node, types, constants):
+            alias[node.outputs[0]] = node.inputs[0]
+            continue
+        nodes.append(node)
+    outputs = {info.name: alias.get(info.name, info.name) for info in proto.output}
+    return Graph(inputs, outputs, constants, weights, nodes, model.opset, types)

@@ -1,0 +1,48 @@
+"""Replaces size arithmetic by its results: constants, and Reshape and Expand with explicit dimensions."""
+
+from __future__ import annotations
+
+from tqc.errors import FrontendError
+
+from .facts import Facts
+from .graph import Graph, Node
+from .sizes import fit_shape
+
+DIMS = "dims"
+"""Attribute of a folded Reshape or Expand: its result's shape, a tuple of Dim."""
+
+
+def fold(graph: Graph, facts: Facts) -> None:
+    """Folds every node that is left, in place.
+
+    Raises FrontendError, naming every node, where an operand depends on sizes in a way that has no closed form.
+    """
+    settings = [seen.setting for seen in facts.observed]
+    failed = []
+    for node in graph.nodes:
+        if node.domain or not facts.sources.get(node.outputs[0]):
+            continue
+        if node.op in ("Reshape", "Expand"):
+            shapes = facts.shapes(node.outputs[0])
+            dims = fit_shape(shapes, settings) if shapes else None
+            if dims is None:
+                failed.append(node.label)
+                continue
+            graph.define(Node(node.op, node.inputs[:1], node.outputs, {DIMS: dims}, node.name))
+            continue
+        for index, tensor in enumerate(node.inputs):
+            if not tensor or tensor in graph.constants or facts.sources[tensor]:
+                continue
+            value = facts.value(tensor)
+            if value is None:
+                failed.append(node.label)
+                break
+            node.inputs[index] = folded = f"{tensor}/folded"
+            graph.constants[folded] = value
+    if failed:
+        raise FrontendError(
+            "Operands whose size arithmetic is not understood.",
+            where="; ".join(failed),
+            hint="Positions must enter through rotate-half RoPE or the position_ids input.",
+        )
+    graph.prune()

@@ -1,0 +1,59 @@
+"""`import_model`: from an ONNX file to a Relax module with its weights left on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tvm
+
+from tqc.errors import FrontendError
+
+from .build import build
+from .canonical import LayerInfo, canonicalise
+from .convert import convert
+from .load import load
+from .operators import BUILDERS
+from .weights import Weight
+
+
+@dataclass(frozen=True, eq=False)
+class Imported:
+    """A decoder in Relax.
+
+    `mod["main"]` takes input_ids and positions [batch, seq] int64, past_key_n and past_value_n [batch, kv_heads, past,
+    head_dim], then the tensors of `weights` in order; it returns logits [batch, seq, vocab_size] and the extended keys
+    and values. `dtype` is the cache's; `sha256` the digest of the model file and its external data.
+    """
+
+    mod: tvm.IRModule
+    weights: dict[str, Weight]
+    layers: tuple[LayerInfo, ...]
+    vocab_size: int
+    dtype: str
+    opset: int
+    path: Path
+    sha256: str
+
+
+def import_model(path: str | Path) -> Imported:
+    """Reads an exported decoder (optimum or torch's TorchScript exporter, opset 14 to 18, float32 or float16).
+
+    Raises FrontendError, naming nodes and layers, for everything that is not fully understood.
+    """
+    model = load(path)
+    canonical = canonicalise(build(model), BUILDERS)
+    mod, weights = convert(canonical)
+    logits = mod["main"].ret_ty.fields[0]
+    if logits.shape is None or len(logits.shape) != 3 or not isinstance(logits.shape[2], tvm.tirx.IntImm):
+        raise FrontendError("The logits have an unexpected shape.", expected="[batch, seq, vocab]", found=str(logits))
+    return Imported(
+        mod,
+        weights,
+        canonical.layers,
+        int(logits.shape[2]),
+        canonical.interface.layers[0].dtype,
+        model.opset,
+        Path(path),
+        model.sha256(),
+    )

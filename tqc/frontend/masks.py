@@ -1,0 +1,86 @@
+"""What an attention mask means, from its values: causal, or causal within a sliding window; everything else is refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .graph import Graph
+from .probe import Observed, Setting
+
+FORBIDDEN = -1e4
+"""A score this low or lower never counts; exporters use -inf, -3.4e38 or -65504."""
+
+_NO_LIMIT = 1 << 31
+_LONGEST = 1 << 16
+
+
+class UnknownMask(ValueError):
+    """The mask is neither causal nor a causal window."""
+
+
+@dataclass(frozen=True)
+class Visible:
+    """Which key a query sees, [batch, seq, total]."""
+
+    setting: Setting
+    allowed: np.ndarray
+
+    def expected(self, window: int) -> np.ndarray:
+        i = self.setting.past + np.arange(self.setting.seq)[:, None]
+        j = np.arange(self.setting.total)[None]
+        seen = (j <= i) & (j > i - window) if window else j <= i
+        return seen & (self.setting.mask()[:, None] > 0)
+
+    def agrees(self, window: int) -> bool:
+        real = self.setting.mask()[:, self.setting.past :] > 0
+        return bool(np.array_equal(self.allowed[real], self.expected(window)[real]))
+
+
+def settings(graph: Graph, masks: set[str]) -> tuple[Setting, ...]:
+    """Sizes that show padding and every window whose width is written in the masks' own constants.
+
+    Raises UnknownMask if such a constant is too large to be tried.
+    """
+    limit = 0
+    for name in graph.ancestors(sorted(masks)):
+        array = graph.constants.get(name)
+        if array is not None and array.size == 1 and array.dtype.kind in "iuf":
+            size = abs(float(array.reshape(())))
+            limit = max(limit, int(size)) if size < _NO_LIMIT else limit
+    if limit > _LONGEST:
+        raise UnknownMask(f"it depends on {limit} tokens of context, more than can be tried")
+    long = max(96, 2 * limit)
+    return (Setting(1, 7, 40), Setting(1, 64, 0), Setting(2, 5, 9, padding=3), Setting(1, 3, long), Setting(1, 1, long))
+
+
+def _visible(masks: tuple[str, ...], seen: Observed) -> Visible:
+    setting = seen.setting
+    allowed = np.ones((setting.batch, 1, setting.seq, setting.total), bool)
+    for name in masks:
+        values = seen.values[name]
+        if values.dtype != bool:
+            if not ((values == 0) | (values <= FORBIDDEN)).all():
+                raise UnknownMask("it adds values other than 0 and minus infinity")
+            values = values == 0
+        try:
+            allowed = allowed & values
+        except ValueError:
+            raise UnknownMask(f"its shape is {list(values.shape)}") from None
+        if allowed.shape != (setting.batch, 1, setting.seq, setting.total):
+            raise UnknownMask(f"its shape is {list(values.shape)}")
+    return Visible(setting, allowed[:, 0])
+
+
+def classify(masks: tuple[str, ...], observed: tuple[Observed, ...]) -> int:
+    """The window width, 0 for a plain causal mask. Raises UnknownMask."""
+    if not masks:
+        raise UnknownMask("there is none: every query sees every key")
+    seen = [_visible(masks, entry) for entry in observed]
+    if all(entry.agrees(0) for entry in seen):
+        return 0
+    window = max(int(entry.allowed.sum(axis=2).max()) for entry in seen)
+    if not all(entry.agrees(window) for entry in seen):
+        raise UnknownMask("it is neither causal nor a causal sliding window")
+    return window

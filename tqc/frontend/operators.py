@@ -1,0 +1,190 @@
+"""One Relax builder for each ONNX operation that can remain in a canonical graph (ONNX operator specification, 14-18)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from tvm import relax
+
+from tqc import dialect
+from tqc.errors import FrontendError
+
+from .folding import DIMS
+from .graph import Node
+
+Builder = Callable[["Operands", Node], relax.Expr]
+
+
+class Operands:
+    """The operands of one node while it is built: Relax expressions, or the values of constants."""
+
+    def __init__(self, node: Node, exprs: list[relax.Expr | None], constants: list[np.ndarray | None], context: Any):
+        self.node, self.exprs, self.constants, self.context = node, exprs, constants, context
+
+    def __len__(self) -> int:
+        return len(self.exprs)
+
+    def __getitem__(self, index: int) -> relax.Expr:
+        return self.exprs[index]
+
+    def emit(self, expr: relax.Expr) -> relax.Expr:
+        return self.context.emit(expr)
+
+    def has(self, index: int) -> bool:
+        return index < len(self.exprs) and bool(self.node.inputs[index])
+
+    def value(self, index: int, attribute: str = "") -> np.ndarray | None:
+        """The constant operand, or the attribute that held it in older opsets, None if left out; else FrontendError."""
+        if attribute in self.node.attrs:
+            return np.asarray(self.node.attrs[attribute])
+        if not self.has(index):
+            return None
+        if self.constants[index] is None:
+            raise FrontendError(
+                "An operand must be constant.", where=self.node.label, found=f"operand {self.node.inputs[index]}"
+            )
+        return self.constants[index]
+
+    def ints(self, index: int, attribute: str = "") -> list[int] | None:
+        value = self.value(index, attribute)
+        return None if value is None else [int(v) for v in value.reshape(-1)]
+
+    def shape(self, index: int) -> list[Any]:
+        return list(self.exprs[index].ty.shape)
+
+
+def _unary(build: Callable[[relax.Expr], relax.Expr]) -> Builder:
+    return lambda x, node: build(x[0])
+
+
+def _binary(build: Callable[[relax.Expr, relax.Expr], relax.Expr]) -> Builder:
+    return lambda x, node: build(x[0], x[1])
+
+
+def _fold_left(build: Callable[[relax.Expr, relax.Expr], relax.Expr]) -> Builder:
+    def apply(x: Operands, node: Node) -> relax.Expr:
+        result = x[0]
+        for index in range(1, len(x)):
+            result = x.emit(build(result, x[index]))
+        return result
+
+    return apply
+
+
+def _like(x: relax.Expr, value: float) -> relax.Expr:
+    dtype = x.ty.dtype
+    return relax.const(value, str(getattr(dtype, "dtype", dtype)))
+
+
+def _gemm(x: Operands, node: Node) -> relax.Expr:
+    a, b = x[0], x[1]
+    if node.attrs.get("transA"):
+        a = x.emit(relax.op.permute_dims(a, [1, 0]))
+    if node.attrs.get("transB"):
+        b = x.emit(relax.op.permute_dims(b, [1, 0]))
+    result = x.emit(relax.op.matmul(a, b))
+    if (alpha := node.attrs.get("alpha", 1.0)) != 1.0:
+        result = x.emit(relax.op.multiply(result, _like(result, alpha)))
+    if not x.has(2):
+        return result
+    c, beta = x[2], node.attrs.get("beta", 1.0)
+    if beta != 1.0:
+        c = x.emit(relax.op.multiply(c, _like(c, beta)))
+    return relax.op.add(result, c)
+
+
+def _slice(x: Operands, node: Node) -> relax.Expr:
+    starts, ends = x.ints(1), x.ints(2)
+    axes = x.ints(3) or list(range(len(starts)))
+    steps = x.ints(4) or [1] * len(starts)
+    return relax.op.strided_slice(x[0], axes, starts, ends, steps)
+
+
+def _split(x: Operands, node: Node) -> relax.Expr:
+    axis = node.attrs.get("axis", 0)
+    sizes = x.ints(1)
+    if sizes is None:
+        return relax.op.split(x[0], node.attrs.get("num_outputs", len(node.outputs)), axis)
+    return relax.op.split(x[0], [int(end) for end in np.cumsum(sizes)[:-1]], axis)
+
+
+def _squeeze(x: Operands, node: Node) -> relax.Expr:
+    return relax.op.squeeze(x[0], x.ints(1))
+
+
+def _reduce(build: Callable[..., relax.Expr]) -> Builder:
+    def apply(x: Operands, node: Node) -> relax.Expr:
+        return build(x[0], x.ints(1, "axes"), bool(node.attrs.get("keepdims", 1)))
+
+    return apply
+
+
+def _layer_norm(x: Operands, node: Node) -> relax.Expr:
+    rank = len(x.shape(0))
+    axes = list(range(node.attrs.get("axis", -1) % rank, rank))
+    epsilon = node.attrs.get("epsilon", 1e-5)
+    bias = x[2] if x.has(2) else x.emit(relax.op.zeros_like(x[1]))
+    return relax.op.nn.layer_norm(x[0], x[1], bias, axes, epsilon)
+
+
+def _clip(x: Operands, node: Node) -> relax.Expr:
+    low, high = x.value(1), x.value(2)
+    bounds = [float(v.reshape(())) if v is not None else limit for v, limit in ((low, -np.inf), (high, np.inf))]
+    return relax.op.clip(x[0], *bounds)
+
+
+def _attention(x: Operands, node: Node) -> relax.Expr:
+    return dialect.attention(*x.exprs, **node.attrs)
+
+
+def _gelu(x: Operands, node: Node) -> relax.Expr:
+    return relax.op.nn.gelu_tanh(x[0]) if node.attrs.get("approximate") == "tanh" else relax.op.nn.gelu(x[0])
+
+
+BUILDERS: dict[str, Builder] = {
+    "Abs": _unary(relax.op.abs),
+    "Add": _binary(relax.op.add),
+    "Cast": lambda x, node: relax.op.astype(x[0], x.context.types[node.outputs[0]]),
+    "Clip": _clip,
+    "Concat": lambda x, node: relax.op.concat(list(x.exprs), node.attrs["axis"]),
+    "Cos": _unary(relax.op.cos),
+    "Div": _binary(relax.op.divide),
+    "Erf": _unary(relax.op.erf),
+    "Exp": _unary(relax.op.exp),
+    "Expand": lambda x, node: relax.op.broadcast_to(x[0], x.context.dims(node.attrs[DIMS])),
+    # Clipping keeps a token id outside the vocabulary from reading foreign memory.
+    "Gather": lambda x, node: relax.op.take(x[0], x[1], node.attrs.get("axis", 0), mode="clip"),
+    "Gelu": _gelu,
+    "Gemm": _gemm,
+    "LayerNormalization": _layer_norm,
+    "Log": _unary(relax.op.log),
+    "MatMul": _binary(relax.op.matmul),
+    "Max": _fold_left(relax.op.maximum),
+    "Min": _fold_left(relax.op.minimum),
+    "Mul": _binary(relax.op.multiply),
+    "Neg": _unary(relax.op.negative),
+    "Pow": _binary(relax.op.power),
+    "Reciprocal": lambda x, node: relax.op.divide(_like(x[0], 1.0), x[0]),
+    "ReduceMean": _reduce(relax.op.mean),
+    "ReduceSum": _reduce(relax.op.sum),
+    "Relu": _unary(relax.op.nn.relu),
+    "Reshape": lambda x, node: relax.op.reshape(x[0], x.context.dims(node.attrs[DIMS])),
+    "Sigmoid": _unary(relax.op.sigmoid),
+    "Sin": _unary(relax.op.sin),
+    "Slice": _slice,
+    "Softmax": lambda x, node: relax.op.nn.softmax(x[0], node.attrs.get("axis", -1)),
+    "Split": _split,
+    "Sqrt": _unary(relax.op.sqrt),
+    "Squeeze": _squeeze,
+    "Sub": _binary(relax.op.subtract),
+    "Tanh": _unary(relax.op.tanh),
+    "Transpose": lambda x, node: relax.op.permute_dims(x[0], node.attrs.get("perm")),
+    "Unsqueeze": lambda x, node: relax.op.expand_dims(x[0], x.ints(1)),
+    "Where": lambda x, node: relax.op.where(x[0], x[1], x[2]),
+    "tqc::Attention": _attention,
+    "tqc::RMSNorm": lambda x, node: dialect.rms_norm(x[0], x[1], **node.attrs),
+    "tqc::Rope": lambda x, node: dialect.rope(x[0], x.context.positions, x[1], **node.attrs),
+}
+"""Kind of a canonical node → its builder; several outputs come as a tuple."""
