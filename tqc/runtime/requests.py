@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
+from numbers import Number
 
 import numpy as np
 
@@ -46,7 +46,7 @@ def _split(ids: Ids) -> list:
             raise SessionError("Token ids have one or two dimensions", found=f"shape {array.shape}")
         return [array] if array.ndim == 1 else list(array)
     rows = list(ids)
-    return [rows] if all(isinstance(row, Integral) for row in rows) else rows
+    return [rows] if all(isinstance(row, Number) for row in rows) else rows
 
 
 def _integers(row: object) -> np.ndarray:
