@@ -112,21 +112,21 @@ class _Kernel:
             j = _let("j", task // chunks)
             start = _let("start", task % chunks * chunk)
             stop = _let("stop", T.min(start + chunk, m))
-            with T.serial(T.int64(0), T.ceildiv(stop - start, T.int64(self.config.rows))) as tile:
-                first = _let("first", start + tile * self.config.rows)
-                self._by_rows(j, first, stop - first)
+            full = T.int64(self.config.rows)
+            with T.serial(T.int64(0), (stop - start) // full) as tile:
+                self._tile(j, _let("first", start + tile * full), self.config.rows)
+            rest = _let("rest", (stop - start) % full)
+            self._rest(j, stop - rest, rest)
 
-    def _by_rows(self, j, first, left, rows: int | None = None) -> None:
-        """A chain of `left >= rows` tests: every number of rows has its own straight-line tile."""
-        rows = rows or self.config.rows
-        if rows == 1:
-            self._tile(j, first, 1)
-            return
-        with T.If(left >= rows):
-            with T.Then():
-                self._tile(j, first, rows)
-            with T.Else():
-                self._by_rows(j, first, left, rows - 1)
+    def _rest(self, j, first, rest) -> None:
+        """Fewer rows than a full tile, as tiles of 8, 4, 2 and 1 rows: the bits of their number."""
+        size = 1 << (self.config.rows - 1).bit_length() >> 1
+        while size:
+            with T.If(T.bitwise_and(rest, T.int64(size)) != 0):
+                with T.Then():
+                    before = T.bitwise_and(rest, T.int64(-2 * size))
+                    self._tile(j, _let("first", first + before), size)
+            size //= 2
 
     def _tile(self, j, first, rows: int) -> None:
         width = self.config.columns(rows, self.block)
@@ -135,10 +135,12 @@ class _Kernel:
 
     def _micro_kernel(self, j, first, rows: int, left: int, width: int) -> None:
         x, w, lanes = self.buffers["x"], self.buffers["w"], self.config.lanes
-        acc = T.alloc_buffer((rows, width), "float32", scope="local", layout=None)
         cells = [(i, c) for i in range(rows) for c in range(0, width, lanes)]
-        for i, c in cells:
-            T.buffer_store(acc, T.broadcast(T.float32(0), lanes), [i, T.ramp(c, 1, lanes)])
+        # A buffer of more than 1 KiB, or of scope "local", would be allocated on the heap: one for each register.
+        acc = {cell: T.alloc_buffer((lanes,), "float32", layout=None) for cell in cells}
+        every = T.ramp(0, 1, lanes)
+        for cell in cells:
+            T.buffer_store(acc[cell], T.broadcast(T.float32(0), lanes), [every])
         with T.serial(T.int64(0), T.int64(self.k)) as kk:
             IRBuilder.name("kk", kk)
             weights = {
@@ -146,31 +148,30 @@ class _Kernel:
             }
             for i, c in cells:
                 value = T.broadcast(_f32(x[first + i, kk]), lanes)
-                vector = T.ramp(c, 1, lanes)
-                T.buffer_store(acc, acc[i, vector] + value * weights[c], [i, vector])
+                T.buffer_store(acc[i, c], acc[i, c][every] + value * weights[c], [every])
         for i, c in cells:
-            self._store(acc, j, first, i, left, c)
+            self._store(acc[i, c], j, first + i, left + c)
 
-    def _store(self, acc, j, first, i: int, left: int, c: int) -> None:
+    def _store(self, acc, j, row, offset: int) -> None:
         """Writes one vector; the vectors of the last block that reach beyond column N element by element."""
-        lanes, offset = self.config.lanes, left + c
-        column = j * self.block + offset
+        lanes, column = self.config.lanes, j * self.block + offset
+        every = T.ramp(0, 1, lanes)
         valid = self.n - (self.blocks - 1) * self.block - offset
-
-        def whole() -> None:
-            self._write(acc[i, T.ramp(c, 1, lanes)], first + i, column, lanes)
-
         if valid >= lanes:
-            whole()
+            self._write(acc[every], row, column, lanes)
             return
         with T.If(j < self.blocks - 1):
             with T.Then():
-                whole()
+                self._write(acc[every], row, column, lanes)
             with T.Else():
-                for lane in range(max(valid, 0)):
-                    self._write(acc[i, c + lane], first + i, column + lane, 1)
                 if valid <= 0:
                     T.evaluate(0)
+                    return
+                # An element picked by a run-time lane would force the accumulator out of its register.
+                spill = T.alloc_buffer((lanes,), "float32", layout=None)
+                T.buffer_store(spill, acc[every], [every])
+                with T.serial(T.int64(0), T.int64(valid)) as lane:
+                    self._write(spill[lane], row, column + lane, 1)
 
     def _write(self, value, row, column, lanes: int) -> None:
         y, bias, residual = (self.buffers.get(name) for name in ("y", "bias", "residual"))
