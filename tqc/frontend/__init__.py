@@ -2,6 +2,17 @@
 
 from .canonical import LayerInfo
 from .imported import Imported, import_model
+from .report import describe, describe_layer
 from .weights import Cast, Transform, Transpose, Weight
 
-__all__ = ["Cast", "Imported", "LayerInfo", "Transform", "Transpose", "Weight", "import_model"]
+__all__ = [
+    "Cast",
+    "Imported",
+    "LayerInfo",
+    "Transform",
+    "Transpose",
+    "Weight",
+    "describe",
+    "describe_layer",
+    "import_model",
+]

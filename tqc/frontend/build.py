@@ -21,7 +21,8 @@ SMALL = 1024
 
 
 def _is_weight(dtype: str, shape: tuple[int, ...]) -> bool:
-    return np.dtype(dtype).kind == "f" and (len(shape) == 2 or math.prod(shape) > SMALL)
+    is_matrix = len(shape) == 2 and min(shape) > 1
+    return np.dtype(dtype).kind == "f" and (is_matrix or math.prod(shape) > SMALL)
 
 
 def _attribute(attribute: onnx.AttributeProto) -> Any:

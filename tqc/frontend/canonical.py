@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from tqc.errors import FrontendError
@@ -14,7 +14,9 @@ from .folding import fold
 from .graph import Graph, Node
 from .interface import Interface, bind
 from .masks import UnknownMask, classify, settings
+from .norms import fuse_norms
 from .probe import Probe
+from .rotary import angle_tensors, fuse_rotary
 
 DOMAIN = "tqc"
 
@@ -42,21 +44,23 @@ class Canonical:
     layers: tuple[LayerInfo, ...]
 
 
-def refuse_unsupported(graph: Graph, interface: Interface, supported: Iterable[str]) -> None:
-    """Raises FrontendError listing every node that computes on data and is of no supported kind."""
-    known = set(supported) | {"Softmax", "IsNaN", "Where"}
-    sources = dependences(graph, interface)
-    unknown = [
-        node.label
-        for node in graph.nodes
-        if node.kind not in known and (node.domain or Source.DATA in sources[node.outputs[0]])
-    ]
-    if unknown:
+_CONSUMED = frozenset({"Softmax", "IsNaN", "Where"})
+"""Kinds that attention consists of besides those that can stay."""
+
+
+def _refuse(nodes: list[Node]) -> None:
+    if nodes:
         raise FrontendError(
-            f"Unsupported operations: {len(unknown)}.",
-            found="; ".join(unknown),
+            f"Unsupported operations: {len(nodes)}.",
+            found="; ".join(node.label for node in nodes),
             hint="Export a float32 or float16 decoder with torch's TorchScript exporter or optimum, without fusions.",
         )
+
+
+def refuse_unsupported(graph: Graph, sources: dict[str, Source], supported: Collection[str]) -> None:
+    """Raises FrontendError listing every node that computes on data and is of no supported kind."""
+    known = set(supported) | _CONSUMED
+    _refuse([n for n in graph.nodes if n.kind not in known and (n.domain or Source.DATA in sources[n.outputs[0]])])
 
 
 def _windows(facts: Facts, matches: list[Match]) -> list[int]:
@@ -120,20 +124,21 @@ def _attend(graph: Graph, interface: Interface, match: Match, window: int) -> La
     )
 
 
-def canonicalise(graph: Graph, supported: Iterable[str], fusions: Iterable[Callable[[Facts], None]] = ()) -> Canonical:
+def canonicalise(graph: Graph, supported: Collection[str]) -> Canonical:
     """Rewrites `graph` in place.
 
     `supported` are the kinds of nodes that can stay. Raises FrontendError for unsupported operations (all of them at
     once), attention that is not found or not understood, and masks other than causal and causal sliding window.
     """
     interface = bind(graph)
-    refuse_unsupported(graph, interface, supported)
-    facts = observe(graph, interface, products(graph))
+    sources = dependences(graph, interface)
+    refuse_unsupported(graph, sources, supported)
+    facts = observe(graph, sources, products(graph) | angle_tensors(graph, sources))
     matches = find(facts, interface)
     windows = _windows(facts, matches)
     layers = tuple(_attend(graph, interface, m, w) for m, w in zip(matches, windows, strict=True))
-    for fuse in fusions:
-        fuse(facts)
+    fuse_norms(facts)
+    fuse_rotary(facts)
     graph.prune()
     fold(graph, facts)
     if readers := graph.users[interface.mask]:
@@ -142,4 +147,5 @@ def canonicalise(graph: Graph, supported: Iterable[str], fusions: Iterable[Calla
             where="; ".join(node.label for node in readers),
             hint="Export with a position_ids input.",
         )
+    _refuse([node for node in graph.nodes if node.kind not in supported])
     return Canonical(graph, interface, layers)

@@ -68,10 +68,11 @@ class _Context:
 
 
 def convert(canonical: Canonical) -> tuple[tvm.IRModule, dict[str, Weight]]:
-    """`main(input_ids, positions, past_key_0, past_value_0, …, weights…) -> (logits, present_key_0, …)` and its weights.
+    """The module of a canonical graph and the weights its parameters stand for.
 
-    input_ids and positions are [batch, seq] int64, past tensors [batch, kv_heads, past, head_dim], with batch, seq and
-    past symbolic. The attribute `num_input` counts the parameters before the weights. Raises FrontendError.
+    `main(input_ids, positions, past_key_0, past_value_0, …, weights…) -> (logits, present_key_0, …)`, where input_ids
+    and positions are [batch, seq] int64, past tensors [batch, kv_heads, past, head_dim], and batch, seq and past are
+    symbolic. The attribute `num_input` counts the parameters before the weights. Raises FrontendError.
     """
     graph, interface = canonical.graph, canonical.interface
     builder = relax.BlockBuilder()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import Flag
 
+from tqc.errors import FrontendError
+
 from .graph import Graph
 from .interface import Interface
 
@@ -18,7 +20,7 @@ class Source(Flag):
 
 
 def dependences(graph: Graph, interface: Interface) -> dict[str, Source]:
-    """Tensor → what it depends on. Tokens, cache and weights are DATA."""
+    """Tensor → what it depends on. Tokens, cache and weights are DATA. Raises FrontendError for undefined tensors."""
     found = dict.fromkeys(graph.inputs, Source.DATA) | dict.fromkeys(graph.weights, Source.DATA)
     found |= dict.fromkeys(graph.constants, Source.NOTHING)
     found |= {interface.mask: Source.MASK, interface.positions: Source.POSITIONS, "": Source.NOTHING}
@@ -26,6 +28,8 @@ def dependences(graph: Graph, interface: Interface) -> dict[str, Source]:
         source = Source.NOTHING
         if node.kind not in ("Shape", "Size"):
             for name in node.inputs:
+                if name not in found:
+                    raise FrontendError("A tensor is used but defined nowhere.", where=node.label, found=name)
                 source |= found[name]
         found |= dict.fromkeys(node.outputs, source)
     return found

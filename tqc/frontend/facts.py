@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .dependence import Source, dependences
+from .dependence import Source
 from .graph import Graph, Node
-from .interface import Interface
 from .probe import Observed, Probe, Setting
 
 SETTINGS = (Setting(2, 3, 5), Setting(3, 4, 7), Setting(2, 5, 11), Setting(1, 6, 13))
@@ -61,9 +60,8 @@ def _live(source: Source) -> bool:
     return bool(source & (Source.DATA | Source.POSITIONS))
 
 
-def observe(graph: Graph, interface: Interface, extra: set[str]) -> Facts:
+def observe(graph: Graph, sources: dict[str, Source], extra: set[str]) -> Facts:
     """Probes every size computation that live nodes use, every reshaped tensor, and the tensors in `extra`."""
-    sources = dependences(graph, interface)
     wanted, shapes = set(extra), set()
     for node in graph.nodes:
         if not _live(sources[node.outputs[0]]):

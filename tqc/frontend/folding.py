@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tqc.errors import FrontendError
 
+from .dependence import Source
 from .facts import Facts
 from .graph import Graph, Node
 from .sizes import fit_shape
@@ -31,7 +32,7 @@ def fold(graph: Graph, facts: Facts) -> None:
             graph.define(Node(node.op, node.inputs[:1], node.outputs, {DIMS: dims}, node.name))
             continue
         for index, tensor in enumerate(node.inputs):
-            if not tensor or tensor in graph.constants or facts.sources[tensor]:
+            if not tensor or tensor in graph.constants or facts.sources.get(tensor, Source.DATA):
                 continue
             value = facts.value(tensor)
             if value is None:

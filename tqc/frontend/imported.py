@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tvm
 
-from tqc.errors import FrontendError
+from tqc.errors import FrontendError, TqcError
 
 from .build import build
 from .canonical import LayerInfo, canonicalise
@@ -41,6 +41,20 @@ def import_model(path: str | Path) -> Imported:
 
     Raises FrontendError, naming nodes and layers, for everything that is not fully understood.
     """
+    try:
+        return _import(Path(path))
+    except TqcError:
+        raise
+    except Exception as error:
+        raise FrontendError(
+            "The model cannot be imported.",
+            where=str(path),
+            found=f"{type(error).__name__}: {error}",
+            hint="Check that the model runs in onnxruntime; if it does, report it with the exporter's version.",
+        ) from error
+
+
+def _import(path: Path) -> Imported:
     model = load(path)
     canonical = canonicalise(build(model), BUILDERS)
     mod, weights = convert(canonical)
@@ -54,6 +68,6 @@ def import_model(path: str | Path) -> Imported:
         int(logits.shape[2]),
         canonical.interface.layers[0].dtype,
         model.opset,
-        Path(path),
+        path,
         model.sha256(),
     )

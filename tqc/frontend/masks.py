@@ -1,4 +1,4 @@
-"""What an attention mask means, from its values: causal, or causal within a sliding window; everything else is refused."""
+"""What an attention mask means, from its values: causal, or causal within a window; everything else is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One Relax builder for each ONNX operation that can remain in a canonical graph (ONNX operator specification, 14-18)."""
+"""One Relax builder for each operation that can remain in a canonical graph (ONNX operator specification, 14-18)."""
 
 from __future__ import annotations
 
