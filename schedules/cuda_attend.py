@@ -1,0 +1,218 @@
+"""Attention of a few query rows over tiles of keys and values, one page wide: the inside of decode and prefill.
+
+A block owns the rows: `queries` queries of one GQA group each, row = query · group + head in group. A tile goes through
+six phases (online softmax, Milakov & Gimelshein 2018, base 2):
+    scores     threads = tokens (× slices of the dims): each key is read and decoded once for all rows
+    masked     threads = (row, token): scale, softcap, visibility
+    maxima, then the new top and the correction of each row
+    weights    threads = (row, token): 2^(score − top), and their sums, one per token lane until the end
+    mixed      threads = dims (× slices of the tokens): each value is read and decoded once for all rows
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from tvm import tirx
+from tvm.ir import Expr
+from tvm.tirx import Buffer
+from tvm.tirx.script.builder import ir as T
+
+from tqc.codec.layout import LANES, CacheLayout
+from tqc.schedules.cuda_builder import accumulate, ceil_div, divide, f32, i32, local, phase, shared, store
+from tqc.schedules.cuda_config import CudaConfig
+
+HIDDEN = -1e30
+"""The score of a token that a row does not see."""
+_VISIBLE = 1e-37  # added to the weight of a visible token: a weight is 0 exactly where nothing may be read
+
+
+class Side(Protocol):
+    """The keys or the values of one tile. `coded`: whatever its codes are, decoding gives finite numbers."""
+
+    coded: bool
+
+    def group(self, index: Expr, lane: Expr) -> Callable[[Expr], Expr]:
+        """Loads 16 values (K: dims of token `lane`; V: tokens of dim `lane`); the result gives the j-th as float32."""
+
+    def scale(self, token: Expr) -> Expr:
+        """The factor of a token."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Tokens at positions `base` … `base + page − 1`, of which those below `end` exist."""
+
+    keys: Side
+    values: Side
+    base: Expr
+    end: Expr
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How a product of q and k becomes a score. window: 0 for none; softcap: 0 for none (`c·tanh(s/c)`)."""
+
+    softmax_scale: float
+    softcap: float = 0.0
+    window: int = 0
+
+    @property
+    def query_factor(self) -> float:
+        """What queries are multiplied by, so that a product is a score in base 2 or the argument of tanh."""
+        return self.softmax_scale / self.softcap if self.softcap else self.softmax_scale * math.log2(math.e)
+
+    def cap(self, product: Expr) -> Expr:
+        return tirx.tanh(product) * f32(self.softcap * math.log2(math.e)) if self.softcap else product
+
+
+class Attention:
+    """The state of a block's rows in shared memory and the phases that change it.
+
+    A phase that reads and writes one array does so at the same item only, and each row's mixed values are an array of
+    their own: so TVM can tell that threads do not meet, and adds no barrier of its own inside a phase.
+    """
+
+    def __init__(self, layout: CacheLayout, config: CudaConfig, scores: Scores, queries: int) -> None:
+        self.layout, self.threads, self.options = layout, config.threads, scores
+        self.rows = queries * layout.group
+        self.k_slices, self.v_slices = config.k_slices(layout), config.v_slices(layout)
+        dim, page = layout.head_dim, layout.page
+        self.q = shared("q_rows", dim, self.rows)
+        self.scores = shared("scores", self.k_slices, self.rows, page)
+        self.masked = shared("masked", self.rows, page)
+        self.weights = shared("weights", page, self.rows)
+        self.sums = shared("sums", self.rows * page)
+        self.mixed = [shared(f"mixed_{row}", self.v_slices * dim) for row in range(self.rows)]
+        self.maxima = shared("maxima", self.rows, LANES)
+        self.top = shared("top", self.rows)
+        self.factor = shared("factor", self.rows)
+
+    def begin(self, query: Callable[[Expr, Expr], Expr]) -> None:
+        """Loads the rows, `query(row, dim)` in float32, and starts with no token seen."""
+        dim, page = self.layout.head_dim, self.layout.page
+        with self._phase(self.rows * dim) as item:
+            row, d = divide(item, dim)
+            store(self.q, query(row, d) * f32(self.options.query_factor), d, row)
+        with self._phase(self.v_slices * dim) as item:
+            for mixed in self.mixed:
+                store(mixed, f32(0.0), item)
+        with self._phase(self.rows * page) as item:
+            store(self.sums, f32(0.0), item)
+        with self._phase(self.rows) as row:
+            store(self.top, f32(HIDDEN), row)
+
+    def add(self, tile: Tile, position: Callable[[Expr], Expr], is_query: Callable[[Expr], Expr] | None = None) -> None:
+        """Adds a tile. `position(row)`: the row's position in the sequence; `is_query(row)`: false for padding."""
+        self._multiply(tile)
+        self._mask(tile, position, is_query)
+        self._raise_top()
+        self._weigh(tile)
+        self._mix(tile)
+
+    def finish(self) -> Buffer:
+        """Sums the weights of each row: the float32 array [rows] by which `mixed_sum` is to be divided."""
+        with self._phase(self.rows) as row:
+            total = local("total", 1)
+            store(total, f32(0.0), 0)
+            with T.serial(0, self.layout.page) as token:
+                accumulate(total, self.sums[row * self.layout.page + token], 0)
+            store(self.factor, total[0], row)
+        return self.factor
+
+    def mixed_sum(self, row: int, d: Expr) -> Expr:
+        """Σ weight · value so far."""
+        mixed, dim = self.mixed[row], self.layout.head_dim
+        return sum((mixed[s * dim + d] for s in range(1, self.v_slices)), mixed[d])
+
+    def _phase(self, count: int):
+        return phase(count, self.threads)
+
+    def _multiply(self, tile: Tile) -> None:
+        page, groups = self.layout.page, self.layout.head_dim // LANES // self.k_slices
+        with self._phase(self.k_slices * page) as item:
+            part, token = divide(item, page)
+            products = local("products", self.rows)
+            with T.unroll(0, self.rows) as row:
+                store(products, f32(0.0), row)
+            with T.serial(0, groups) as i:
+                group = T.Bind(part * groups + i)
+                key = tile.keys.group(group, token)
+                with T.unroll(0, LANES) as j:
+                    x = T.Bind(key(j))
+                    with T.unroll(0, self.rows) as row:
+                        accumulate(products, self.q[group * LANES + j, row] * x, row)
+            with T.unroll(0, self.rows) as row:
+                store(self.scores, products[row], part, row, token)
+
+    def _mask(self, tile: Tile, position: Callable[[Expr], Expr], is_query: Callable[[Expr], Expr] | None) -> None:
+        with self._phase(self.rows * self.layout.page) as item:
+            row, token = divide(item, self.layout.page)
+            product = sum((self.scores[s, row, token] for s in range(1, self.k_slices)), self.scores[0, row, token])
+            score = self.options.cap(product * tile.keys.scale(token))
+            at, query_at = T.Bind(tile.base + token), T.Bind(position(row))
+            seen = tirx.all(at < tile.end, at <= query_at)
+            if self.options.window:
+                seen = tirx.all(seen, at > query_at - self.options.window)
+            if is_query:
+                seen = tirx.all(seen, is_query(row))
+            store(self.masked, tirx.Select(seen, score, f32(HIDDEN)), row, token)
+
+    def _raise_top(self) -> None:
+        with self._phase(self.rows * LANES) as item:
+            row, lane = divide(item, LANES)
+            best = local("best", 1)
+            store(best, self.masked[row, lane], 0)
+            with T.serial(0, self.layout.page // LANES) as i:
+                store(best, tirx.max(best[0], self.masked[row, i * LANES + lane]), 0)
+            store(self.maxima, best[0], row, lane)
+        with self._phase(self.rows) as row:
+            best = local("best", 1)
+            store(best, self.top[row], 0)
+            with T.serial(0, LANES) as lane:
+                store(best, tirx.max(best[0], self.maxima[row, lane]), 0)
+            store(self.factor, tirx.exp2(self.top[row] - best[0]), row)
+            store(self.top, best[0], row)
+
+    def _weigh(self, tile: Tile) -> None:
+        with self._phase(self.rows * self.layout.page) as item:
+            row, token = divide(item, self.layout.page)
+            score = T.Bind(self.masked[row, token])
+            seen = tirx.NE(score, f32(HIDDEN))
+            weight = T.Bind(tirx.Select(seen, tirx.exp2(score - self.top[row]) + f32(_VISIBLE), f32(0.0)))
+            store(self.sums, self.sums[item] * self.factor[row] + weight, item)
+            scaled = tirx.Select(seen, weight * tile.values.scale(token), f32(0.0)) if tile.values.coded else weight
+            store(self.weights, scaled, token, row)
+
+    def _mix(self, tile: Tile) -> None:
+        dim, page = self.layout.head_dim, self.layout.page
+        with self._phase(self.v_slices * dim) as item:
+            part, d = divide(item, dim)
+            sums = local("row_sums", self.rows)
+            with T.unroll(0, self.rows) as row:
+                store(sums, f32(0.0), row)
+            groups = page // LANES // self.v_slices
+            if tile.values.coded:
+                with T.serial(0, groups) as i:
+                    group = T.Bind(part * groups + i)
+                    value = tile.values.group(group, d)
+                    with T.unroll(0, LANES) as j:
+                        self._mix_token(sums, T.Bind(value(j)), group * LANES + j, always=True)
+            else:
+                count = tirx.max(i32(0), tirx.min(tile.end - tile.base, i32(page)) - part)
+                with T.serial(0, T.Bind(ceil_div(count, self.v_slices))) as i:
+                    token = T.Bind(i * self.v_slices + part)
+                    value = tile.values.group(tirx.floordiv(token, i32(LANES)), d)
+                    self._mix_token(sums, T.Bind(value(tirx.floormod(token, i32(LANES)))), token, always=False)
+            for row, mixed in enumerate(self.mixed):
+                store(mixed, mixed[item] * self.factor[row] + sums[row], item)
+
+    def _mix_token(self, sums: Buffer, x: Expr, token: Expr, *, always: bool) -> None:
+        with T.unroll(0, self.rows) as row:
+            weight = self.weights[token, row]
+            more = sums[row] + weight * x
+            # An exact value may be infinite or NaN, and must not reach a row that does not see it.
+            store(sums, more if always else tirx.Select(tirx.NE(weight, f32(0.0)), more, sums[row]), row)

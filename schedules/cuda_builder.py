@@ -1,0 +1,127 @@
+"""The vocabulary of the CUDA kernels: blocks, phases, shared and local arrays.
+
+Kernels are bulk-synchronous. A block runs phases one after the other; in a phase every thread works on its own items
+and writes what no other thread of the phase reads; a barrier ends it. What outlives a phase lies in shared memory. So a
+kernel means the same when the items of a phase run one after the other, in any order, and can be tested that way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+from tvm import tirx
+from tvm.ir import Expr
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx import Buffer
+from tvm.tirx.script.builder import ir as T
+
+
+def build_kernel(name: str, body: Callable[[], None]) -> tirx.PrimFunc:
+    """The private, already scheduled PrimFunc whose parameters and statements `body` emits."""
+    with IRBuilder() as builder:
+        with T.prim_func(is_private=True, s_tir=True):
+            T.func_name(name)
+            T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+            body()
+    return builder.get()
+
+
+def argument(name: str, shape: tuple[int | Expr, ...], dtype: str) -> Buffer:
+    """The next parameter of the PrimFunc that is being built."""
+    return named(name, T.match_buffer(T.arg(name, T.handle()), shape, dtype))
+
+
+def named(name: str, value):
+    IRBuilder.name(name, value)
+    return value
+
+
+def dimension(name: str) -> tirx.Var:
+    """A dimension known at run time."""
+    return tirx.Var(name, "int64")
+
+
+@contextmanager
+def blocks(x: int | Expr, y: int | Expr, z: int | Expr) -> Iterator[tuple[Expr, Expr, Expr]]:
+    """One kernel launch: yields the indices of a thread block in a grid of x × y × z."""
+    with ExitStack() as frames:
+        axes = zip("zyx", (z, y, x), strict=True)
+        bz, by, bx = (frames.enter_context(T.thread_binding(0, size, thread=f"blockIdx.{axis}")) for axis, size in axes)
+        _enter_scope(frames, "block")
+        yield bx, by, bz
+
+
+@contextmanager
+def phase(count: int, threads: int) -> Iterator[Expr]:
+    """Items 0 … count−1 over the threads of the block, then a barrier. Every thread of the block must get here."""
+    with ExitStack() as frames:
+        item = frames.enter_context(T.thread_binding(0, threads, thread="threadIdx.x"))
+        if count > threads:
+            item = frames.enter_context(T.serial(0, -(-count // threads))) * threads + item
+        if count % threads:
+            frames.enter_context(when(item < count))
+        _enter_scope(frames, "phase")
+        yield item
+    T.evaluate(T.tvm_storage_sync("shared"))
+
+
+@contextmanager
+def when(condition: Expr) -> Iterator[None]:
+    """What is emitted inside runs only if `condition` holds. Never put a phase in here: it may hold for some threads."""
+    with T.If(condition), T.Then():
+        yield
+
+
+def _enter_scope(frames: ExitStack, name: str) -> None:
+    frames.enter_context(T.sblock(name))
+    T.reads()
+    T.writes()
+
+
+def shared(name: str, *shape: int) -> Buffer:
+    """A float32 array that all threads of the block see, from one phase to the next."""
+    return named(name, T.sblock_alloc_buffer(shape, "float32", scope="shared"))
+
+
+def local(name: str, size: int, dtype: str = "float32") -> Buffer:
+    """An array of one thread's own registers, within a phase."""
+    return named(name, T.sblock_alloc_buffer((size,), dtype, scope="local"))
+
+
+def store(buffer: Buffer, value: Expr, *indices: Expr | int) -> None:
+    T.buffer_store(buffer, to(buffer.dtype, value), list(indices))
+
+
+def accumulate(buffer: Buffer, value: Expr, *indices: Expr | int) -> None:
+    store(buffer, buffer[indices] + value, *indices)
+
+
+def to(dtype: str, value: Expr) -> Expr:
+    return value if value.ty.dtype == dtype else tirx.Cast(str(dtype), value)
+
+
+def f32(value: Expr | float) -> Expr:
+    return to("float32", value) if isinstance(value, Expr) else tirx.const(value, "float32")
+
+
+def i32(value: Expr | int) -> Expr:
+    return to("int32", value) if isinstance(value, Expr) else tirx.const(value, "int32")
+
+
+def i64(value: Expr) -> Expr:
+    return to("int64", value)
+
+
+def at_least_zero(value: Expr) -> Expr:
+    return tirx.max(value, i32(0))
+
+
+def ceil_div(value: Expr, divisor: int) -> Expr:
+    """value / divisor rounded up, for value ≥ 0."""
+    return tirx.floordiv(value + (divisor - 1), tirx.const(divisor, value.ty.dtype))
+
+
+def divide(value: Expr, divisor: int) -> tuple[Expr, Expr]:
+    """(value // divisor, value % divisor) of an int32 value ≥ 0."""
+    return tirx.floordiv(value, i32(divisor)), tirx.floormod(value, i32(divisor))

@@ -1,0 +1,89 @@
+"""What the CUDA kernels decide before they are built, checked against the limits of a thread block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from tqc.codec.layout import LANES, CacheLayout, code_bits
+from tqc.errors import TargetError
+
+SHARED_BYTES = 48 * 1024
+"""Shared memory a block may declare statically, on every GPU."""
+
+DTYPES = ("float16", "float32")
+_MAX_ROWS = 32  # more accumulators than this leave the registers
+_FLOAT = 4
+
+
+@dataclass(frozen=True)
+class CudaConfig:
+    """Decisions of one CUDA kernel.
+
+    `threads` of a block; `splits`: blocks that share the context of one KV head in decode; `query_rows`: queries of one
+    block in prefill, each with its whole GQA group. Raises TargetError on a value outside its range.
+    """
+
+    threads: int = 128
+    splits: int = 32
+    query_rows: int = 4
+
+    def __post_init__(self) -> None:
+        if self.threads % 32 or not 32 <= self.threads <= 1024:
+            _refuse("threads", "a multiple of 32 up to 1024", self.threads)
+        if not 1 <= self.splits <= 1024:
+            _refuse("splits", "1 to 1024", self.splits)
+        if not 1 <= self.query_rows <= _MAX_ROWS:
+            _refuse("query_rows", f"1 to {_MAX_ROWS}", self.query_rows)
+
+    @classmethod
+    def for_layout(cls, layout: CacheLayout, **options: int) -> CudaConfig:
+        """The default decisions, with as many of the default query rows as fit beside the layout's GQA group."""
+        config = cls(**options)
+        while "query_rows" not in options and config.query_rows > 1 and not config.fits(layout, config.query_rows):
+            config = replace(config, query_rows=config.query_rows // 2)
+        return config
+
+    def k_slices(self, layout: CacheLayout) -> int:
+        """Threads that share the dims of one key."""
+        return _largest_divisor(layout.head_dim // LANES, self.threads // layout.page)
+
+    def v_slices(self, layout: CacheLayout) -> int:
+        """Threads that share the tokens of one dim of the values."""
+        return _largest_divisor(layout.page // LANES, self.threads // layout.head_dim)
+
+    def attention_bytes(self, layout: CacheLayout, queries: int) -> int:
+        """Shared memory of an attention block with `queries` queries, each with its GQA group."""
+        queries_and_sums = (1 + self.v_slices(layout)) * layout.head_dim
+        scores = (self.k_slices(layout) + 3) * layout.page
+        books = sum(2 ** code_bits(scheme) for scheme in {layout.k, layout.v} if code_bits(scheme))
+        return _FLOAT * (queries * layout.group * (queries_and_sums + scores + LANES + 2) + books)
+
+    def fits(self, layout: CacheLayout, queries: int) -> bool:
+        """Whether an attention block of `queries` queries stays within the registers and the shared memory."""
+        within_registers = queries == 1 or queries * layout.group <= _MAX_ROWS
+        return within_registers and self.attention_bytes(layout, queries) <= SHARED_BYTES
+
+    def check(self, layout: CacheLayout, dtype: str, queries: int = 1) -> None:
+        """Raises TargetError if kernels for this layout, activation dtype and number of queries cannot be built."""
+        if dtype not in DTYPES:
+            _refuse("dtype", " or ".join(DTYPES), dtype)
+        if layout.head_dim % LANES:
+            _refuse("head_dim", f"a multiple of {LANES}", layout.head_dim)
+        if layout.page % LANES:
+            _refuse("page", f"a multiple of {LANES}", layout.page)
+        if layout.query_heads % layout.kv_heads:
+            _refuse("query_heads", f"a multiple of the {layout.kv_heads} KV heads", layout.query_heads)
+        if not self.fits(layout, queries):
+            _refuse(
+                "query_rows × GQA group",
+                f"at most {_MAX_ROWS} rows and {SHARED_BYTES} bytes of shared memory",
+                f"{queries * layout.group} rows and {self.attention_bytes(layout, queries)} bytes",
+            )
+
+
+def _largest_divisor(number: int, limit: int) -> int:
+    return next(divisor for divisor in range(max(1, min(number, limit)), 0, -1) if number % divisor == 0)
+
+
+def _refuse(what: str, expected: str, found: object) -> None:
+    raise TargetError(f"CUDA kernels cannot take this {what}", expected=expected, found=str(found))

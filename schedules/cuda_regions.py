@@ -1,0 +1,168 @@
+"""Where the tiles of a sequence come from: sinks, coded pages, the tail, and in prefill the fresh chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tvm import tirx
+from tvm.ir import Expr
+from tvm.tirx import Buffer
+from tvm.tirx.script.builder import ir as T
+
+from tqc.codec.layout import LANES, code_bits, planes
+from tqc.schedules.cuda_attend import Tile
+from tqc.schedules.cuda_builder import at_least_zero, f32, i32, i64
+from tqc.schedules.cuda_cache import Cache
+from tqc.schedules.cuda_codes import Books, load_group, plane_offset
+
+
+@dataclass(frozen=True)
+class ExactKeys:
+    """`load(token, dim)` reads a key."""
+
+    load: Callable[[Expr, Expr], Expr]
+    coded = False
+
+    def group(self, index: Expr, lane: Expr) -> Callable[[Expr], Expr]:
+        return lambda j: f32(self.load(lane, index * LANES + j))
+
+    def scale(self, token: Expr) -> Expr:
+        return f32(1.0)
+
+
+@dataclass(frozen=True)
+class ExactValues:
+    """`load(token, dim)` reads a value."""
+
+    load: Callable[[Expr, Expr], Expr]
+    coded = False
+
+    def group(self, index: Expr, lane: Expr) -> Callable[[Expr], Expr]:
+        return lambda j: f32(self.load(index * LANES + j, lane))
+
+    def scale(self, token: Expr) -> Expr:
+        return f32(1.0)
+
+
+@dataclass(frozen=True)
+class Codes:
+    """The codes of one side of a page: groups of 16 values along dims (K, `lanes` tokens) or tokens (V, `lanes` dims)."""
+
+    units: Buffer
+    scales: Buffer
+    book: Buffer
+    bits: int
+    page: Expr
+    head: Expr
+    values: int
+    lanes: int
+    coded = True
+
+    def group(self, index: Expr, lane: Expr) -> Callable[[Expr], Expr]:
+        widths = {shift: width for width, shift in planes(self.bits)}
+
+        def unit(shift: int, i: int) -> Expr:
+            width = widths[shift]
+            offset = plane_offset(self.values, shift) + (index * width + i) * self.lanes + lane
+            return tirx.Cast("uint32", self.units[self.page, self.head, offset])
+
+        code = load_group(unit, self.bits)
+        return lambda j: self.book[code(j)]
+
+    def scale(self, token: Expr) -> Expr:
+        return f32(self.scales[self.page, self.head, token])
+
+
+@dataclass(frozen=True)
+class Share:
+    """The tiles of each region that a block takes: `start`, `start + step`, …"""
+
+    start: Expr
+    step: Expr
+
+    def count(self, first: Expr, stop: Expr) -> Expr:
+        """How many of the tiles `first` … `stop − 1` the block takes."""
+        return T.Bind(tirx.truncdiv(at_least_zero(stop - first - self.start + self.step - 1), self.step))
+
+    def tile(self, first: Expr, i: Expr) -> Expr:
+        return T.Bind(first + self.start + i * self.step)
+
+
+@dataclass(frozen=True)
+class CachedTiles:
+    """The cached tokens of sequence `b`, KV head `head`: `held` tokens, from position `oldest` on."""
+
+    cache: Cache
+    books: Books
+    b: Expr
+    head: Expr
+    held: Expr
+    oldest: Expr
+
+    def visit(self, share: Share, add: Callable[[Tile], None]) -> None:
+        """Calls `add` for every tile of the block's share, inside loops over the regions."""
+        cache, layout = self.cache, self.cache.layout
+        if layout.sinks:
+            self._visit_sinks(share, add)
+        after = cache.after_sinks(self.held)
+        coded = cache.pages(cache.coded(self.held))
+        first = T.Bind(tirx.floordiv(at_least_zero(self.oldest - layout.sinks), i32(layout.page)))
+        with T.serial(0, share.count(first, coded)) as i:
+            page = share.tile(first, i)
+            pool = cache.pool_page(self.b, page)
+            keys, values = self._coded("k", layout.k, pool), self._coded("v", layout.v, pool)
+            add(Tile(keys, values, layout.sinks + page * layout.page, self.held))
+        if layout.recent:
+            first = T.Bind(tirx.max(first, coded))
+            with T.serial(0, share.count(first, cache.pages(after))) as i:
+                page = share.tile(first, i)
+                add(self._tail(page))
+
+    def _visit_sinks(self, share: Share, add: Callable[[Tile], None]) -> None:
+        layout, state = self.cache.layout, self.cache.state
+        end = T.Bind(tirx.min(self.held, i32(layout.sinks)))
+        with T.serial(0, share.count(i32(0), self.cache.pages(end))) as i:
+            base = T.Bind(share.tile(i32(0), i) * layout.page)
+
+            def slot(token: Expr) -> Expr:  # the region may be narrower than a tile
+                return tirx.min(base + token, i32(layout.sink_slots - 1))
+
+            keys = ExactKeys(lambda token, d: state["sink_k"][self.b, self.head, d, slot(token)])
+            values = ExactValues(lambda token, d: state["sink_v"][self.b, self.head, slot(token), d])
+            add(Tile(keys, values, base, end))
+
+    def _tail(self, page: Expr) -> Tile:
+        layout, state = self.cache.layout, self.cache.state
+        ring = T.Bind(self.cache.ring_page(page))
+        keys = ExactKeys(lambda token, d: state["tail_k"][self.b, self.head, ring, d, token])
+        values = ExactValues(lambda token, d: state["tail_v"][self.b, self.head, ring, token, d])
+        return Tile(keys, values, layout.sinks + page * layout.page, self.held)
+
+    def _coded(self, side: str, scheme: str, pool: Expr) -> Codes | ExactKeys | ExactValues:
+        layout, state = self.cache.layout, self.cache.state
+        page, dim = layout.page, layout.head_dim
+        units, bits = state[f"{side}_codes"], code_bits(scheme)
+        if bits:
+            scales, book = state[f"{side}_scale"], self.books.tables[bits]
+            return Codes(units, scales, book, bits, pool, self.head, page * dim, page if side == "k" else dim)
+        if side == "k":
+            return ExactKeys(lambda token, d: units[pool, self.head, d * page + token])
+        return ExactValues(lambda token, d: units[pool, self.head, token * dim + d])
+
+
+def visit_fresh(
+    k: Buffer, v: Buffer, b: Expr, head: Expr, page: int, length: Expr, oldest: Expr, stop: Expr, add: Callable
+) -> None:
+    """Calls `add` for the tiles of the chunk k, v [B, Hk, S, D]: rows from position `oldest` on, before row `stop`."""
+    first = T.Bind(tirx.floordiv(at_least_zero(oldest - length), i32(page)))
+    last_row = k.shape[2] - 1
+    with T.serial(0, Share(i32(0), i32(1)).count(first, T.Bind(tirx.floordiv(stop + (page - 1), i32(page))))) as i:
+        start = T.Bind((first + i) * page)
+
+        def row(token: Expr) -> Expr:  # the chunk may end inside a tile
+            return tirx.min(i64(start + token), last_row)
+
+        keys = ExactKeys(lambda token, d: k[b, head, row(token), d])
+        values = ExactValues(lambda token, d: v[b, head, row(token), d])
+        add(Tile(keys, values, length + start, length + stop))

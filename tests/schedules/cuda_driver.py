@@ -1,0 +1,55 @@
+"""Drives the CUDA kernels through the calls that the NumPy model of the cache follows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import tvm
+
+from tqc.codec.layout import CacheLayout
+from tqc.schedules.cuda_append import make_append
+from tqc.schedules.cuda_config import CudaConfig
+from tqc.schedules.cuda_decode import make_decode
+from tqc.schedules.cuda_prefill import make_prefill
+
+from .cpu_driver import Sequences
+from .emulate import emulate
+
+
+def cuda_kernels(
+    layout: CacheLayout, *, dtype: str = "float32", config: CudaConfig | None = None, **attributes
+) -> dict[str, tvm.tirx.PrimFunc]:
+    """The three kernels of a layout; `attributes` are softmax_scale, softcap and window."""
+    return {
+        "append": make_append(layout, dtype=dtype, config=config),
+        "decode": make_decode(layout, dtype=dtype, config=config, **attributes),
+        "prefill": make_prefill(layout, dtype=dtype, config=config, **attributes),
+    }
+
+
+def emulated(kernels: dict[str, tvm.tirx.PrimFunc], *, reverse: bool = False) -> dict[str, Callable]:
+    return {name: emulate(kernel, reverse=reverse) for name, kernel in kernels.items()}
+
+
+class CudaSequences(Sequences):
+    """Sequences whose activations have the dtype of the kernels, on the device where those run."""
+
+    def __init__(self, *args, dtype: str = "float32", device: tvm.runtime.Device | None = None, **options) -> None:
+        super().__init__(*args, **options)
+        self.dtype, self.device = dtype, device or tvm.cpu()
+
+    def vectors(self, heads: int, tokens: int) -> np.ndarray:
+        return super().vectors(heads, tokens).astype(self.dtype).astype(np.float32)
+
+    def run(self, name: str, inputs: list[np.ndarray], y: np.ndarray | None) -> None:
+        activations = {"append": 2, "decode": 1, "prefill": 3}[name]
+        inputs = [x.astype(self.dtype) if i < activations else x for i, x in enumerate(inputs)]
+        outputs = [] if y is None else [y.astype(self.dtype)]
+        arrays = [*inputs, *self.state.values(), *outputs]
+        tensors = [tvm.runtime.tensor(array, self.device) for array in arrays]
+        self.kernels[name](*tensors)
+        for array, tensor in zip([*self.state.values()], tensors[len(inputs) :], strict=False):
+            array[...] = tensor.numpy()
+        if y is not None:
+            y[...] = tensors[-1].numpy()
