@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import sys
+from dataclasses import fields
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+
+@pytest.fixture
+def compiler(monkeypatch, artifact):
+    """Stands in for `tqc.compiler`: remembers the options, reports progress and gives the sum model."""
+    from tqc.compiler.options import CompileOptions
+
+    seen = SimpleNamespace(options=None)
+
+    def compile_model(options):
+        seen.options = options
+        options.progress("half way", 0.5)
+        return artifact
+
+    module = ModuleType("tqc.compiler")
+    module.CompileOptions, module.compile_model = CompileOptions, compile_model
+    monkeypatch.setitem(sys.modules, "tqc.compiler", module)
+    return seen
+
+
+def test_options_reach_the_compiler(tqc, compiler, tmp_path):
+    words = "--target cuda --arch sm_80,sm_90 --kv k4v3 --sinks 0 --recent 0 --page 32 --max-context 100 --no-centre"
+    done = tqc("compile", "model.onnx", "-o", tmp_path / "m.tqc", *words.split(), "--no-fold", "--force")
+    assert done.status == 0, done.err
+    seen = {field.name: getattr(compiler.options, field.name) for field in fields(compiler.options)}
+    seen.pop("progress")
+    assert {name: str(value) for name, value in seen.items()} == {
+        "model": "model.onnx",
+        "output": str(tmp_path / "m.tqc"),
+        **{"target": "cuda", "arch": "sm_80,sm_90", "kv": "k4v3", "sinks": "0", "recent": "0", "page": "32"},
+        **{"max_context": "100", "calibrate": "None", "centre": "False", "fold": "False", "dump_dir": "None"},
+        "force": "True",
+    }
+
+
+def test_defaults_are_those_of_the_compiler(tqc, compiler):
+    tqc("compile", "model.onnx", "-o", "m.tqc")
+    default = type(compiler.options)(model=compiler.options.model, output=compiler.options.output)
+    for field in fields(default):
+        if field.name != "progress":
+            assert getattr(compiler.options, field.name) == getattr(default, field.name), field.name
+
+
+def test_summary(tqc, compiler):
+    done = tqc("compile", "model.onnx", "-o", "m.tqc")
+    assert "3.20× smaller than fp16" in done.out
+    assert tqc("compile", "model.onnx", "-o", "m.tqc", "--json").json["totals"]["bytes_per_token"] == 20

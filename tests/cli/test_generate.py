@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import pytest
+
+
+def continuation(fake, prompt, count):
+    tokens = list(prompt)
+    for _ in range(count):
+        tokens.append(fake.next_token(tokens))
+    return tokens[len(prompt) :]
+
+
+@pytest.fixture(scope="module")
+def expected(fake):
+    return continuation(fake, [1, 2, 3], 8)
+
+
+def test_text_and_table(tqc, artifact, expected):
+    assert 30 not in expected
+    done = tqc("generate", artifact, "--prompt", "w1 w2 w3", "-n", 8)
+    assert done.status == 0
+    first, table = done.out.split("\n", 1)
+    assert first == " ".join(f"w{token}" for token in expected)
+    for text in ("3 tokens in", "8 tokens", "tokens/s", "3.20× smaller"):
+        assert text in table
+
+
+def test_json(tqc, artifact, expected):
+    run = tqc("generate", artifact, "--prompt", "w1 w2 w3", "-n", 8, "--json").json["runs"][0]
+    assert run["tokens"] == expected
+    assert run["text"] == " ".join(f"w{token}" for token in expected)
+    assert run["prompt_tokens"] == 3
+    assert run["kv"]["tokens"] == 10
+    assert run["kv"]["pages"] == 320
+    assert run["tokens_per_second"] > 0
+    # 64 tokens take 4 pages beside the exact 4096 bytes.
+    assert run["full_compression"] == 64 * 64 / (4096 + 4 * 320)
+
+
+def test_the_end_token_ends_the_text_and_is_not_printed(tqc, artifact, fake):
+    prompt = next([a] for a in range(30) if 30 in continuation(fake, [a], 20))
+    tokens = continuation(fake, prompt, 20)
+    end = tokens.index(30) + 1
+    run = tqc("generate", artifact, "-p", f"w{prompt[0]}", "-n", 40, "--json").json["runs"][0]
+    assert run["tokens"] == tokens[:end]
+    assert "w30" not in run["text"]
+
+
+def test_compare(tqc, artifact, tmp_path, fake, sum_library, tokenizer_dir, expected):
+    other = fake.write_fake(tmp_path / "other.tqc", sum_library, tokenizer_dir)
+    done = tqc("generate", artifact, "-p", "w1 w2 w3", "-n", 8, "--compare", other)
+    line = " ".join(f"w{token}" for token in expected)
+    assert done.out.count(line) == 2
+    assert "sum.tqc" in done.out
+    assert "other.tqc" in done.out
+    assert "agree on 8 of 8 tokens (100.0 %)" in " ".join(done.out.split())
+    json = tqc("generate", artifact, "-p", "w1 w2 w3", "-n", 8, "--compare", other, "--json").json
+    assert json["agreement"] == {"same_prefix": 8, "compared": 8, "matching": 8}
+
+
+def test_sampling_is_seeded(tqc, artifact):
+    def tokens(seed):
+        done = tqc("generate", artifact, "-p", "w1", "--temperature", 9, "--seed", seed, "-n", 16, "--json")
+        return done.json["runs"][0]["tokens"]
+
+    assert tokens(1) == tokens(1) != tokens(2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("-p", "w1", "-n", 65), "too small"),
+        (("-p", ""), "prompt is empty"),
+        (("-p", "w1", "--chat"), "no chat template"),
+        (("-p", "w1", "--device", "tpu"), "Unknown device"),
+        (("-p", "w1", "--max-context", 65), "out of range"),
+    ],
+)
+def test_refusals(tqc, artifact, options, message):
+    done = tqc("generate", artifact, *options)
+    assert done.status == 1
+    assert message in done.err
+    assert "Traceback" not in done.err

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+
+def test_tables(tqc, artifact):
+    out = tqc("inspect", artifact, "--memory", "10KiB").out
+    # Sinks and tail take 4096 bytes, a page of 16 tokens 320: 19 pages fit beside the sinks.
+    assert "10.00 KiB of cache hold 308 tokens (fp16: 160); compiled for at most 64" in " ".join(out.split())
+    assert "3.20× smaller" in out
+    for text in ("tq4", "model-cpu-x86-64-v2.so", "decode_0", "splits=1", "4 sinks exact"):
+        assert text in out
+
+
+def test_json(tqc, artifact):
+    done = tqc("inspect", artifact, "--json", "--memory", "4095B").json
+    assert done["layers"][0]["bytes_per_token_k"] == 10
+    assert done["totals"]["compression"] == 3.2
+    assert done["totals"]["context_in_memory"] == 0
+    assert done["totals"]["library_bytes"] == (artifact / "model-cpu-x86-64-v2.so").stat().st_size
+
+
+def test_equal_layers_share_a_row(tqc, tmp_path, fake, sum_library):
+    one = fake.make_manifest()
+    layers, state = one.layers * 3, one.cache.state * 3
+    other = layers[0].model_copy(update={"k": "tq3", "bytes_per_token_k": 8})
+    out = fake.write_fake(
+        tmp_path / "deep.tqc",
+        sum_library,
+        layers=(*layers, other),
+        cache=one.cache.model_copy(update={"state": (*state, state[0])}),
+    )
+    text = tqc("inspect", out).out
+    assert "0–2" in text
+    assert "tq3" in text
+    assert len(tqc("inspect", out, "--json").json["layers"]) == 4

@@ -1,0 +1,72 @@
+"""`tqc compile`: an ONNX decoder in, an artifact out."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .output import print_json, progress, size
+
+
+def compile(
+    model: Annotated[Path, typer.Argument(help="The ONNX file of a decoder exported with its KV cache.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The artifact's directory, usually NAME.tqc.")],
+    target: Annotated[str, typer.Option(help="cpu, cuda or a TVM target.")] = "cpu",
+    arch: Annotated[str | None, typer.Option(help="Architectures, comma-separated: x86-64-v3, sm_80,sm_90, …")] = None,
+    kv: Annotated[str, typer.Option(help="Cache scheme: tq4, k4v3, k:tq4,v:tq3, fp16, fp32.")] = "tq4",
+    sinks: Annotated[int, typer.Option(help="First tokens kept exact.")] = 4,
+    recent: Annotated[int, typer.Option(help="Newest tokens kept exact, at least.")] = 128,
+    page: Annotated[int, typer.Option(help="Tokens in a page.")] = 64,
+    max_context: Annotated[
+        int | None, typer.Option(help="Longest sequence in tokens; the model's own by default.")
+    ] = None,
+    calibrate: Annotated[Path | None, typer.Option(help="Text over which key means are measured.")] = None,
+    centre: Annotated[bool, typer.Option("--centre/--no-centre", help="Subtract mean keys before coding.")] = True,
+    fold: Annotated[bool, typer.Option("--fold/--no-fold", help="Fold the value rotation into the weights.")] = True,
+    dump_dir: Annotated[Path | None, typer.Option(help="Write the IR after every pass into this folder.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing artifact.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print a JSON summary.")] = False,
+) -> None:
+    """Compile an ONNX model to an artifact with a compressed KV cache."""
+    from ..artifact import read_manifest
+    from ..artifact.summary import totals
+
+    start = time.perf_counter()
+    with progress() as report:
+        report("loading the compiler", 0.0)
+        from ..compiler import CompileOptions, compile_model
+
+        path = compile_model(
+            CompileOptions(
+                model=model,
+                output=output,
+                target=target,
+                arch=arch,
+                kv=kv,
+                sinks=sinks,
+                recent=recent,
+                page=page,
+                max_context=max_context,
+                calibrate=calibrate,
+                centre=centre,
+                fold=fold,
+                dump_dir=dump_dir,
+                force=force,
+                progress=report,
+            )
+        )
+    seconds = time.perf_counter() - start
+    manifest = read_manifest(path)
+    sums = totals(manifest, 8 << 30)
+    libraries = {library.file: manifest.files[library.file].size for library in manifest.libraries}
+    if json:
+        print_json({"artifact": str(path), "seconds": round(seconds, 3), "libraries": libraries, "totals": sums})
+        return
+    typer.echo(f"{path}: {len(manifest.layers)} layers in {seconds:.1f} s")
+    for name, count in libraries.items():
+        typer.echo(f"  {name}  {size(count)}")
+    typer.echo(f"  params.safetensors  {size(sums['params_bytes'])}")
+    typer.echo(f"  KV cache: {sums['bytes_per_token']:,} B a coded token, {sums['compression']:.2f}× smaller than fp16")

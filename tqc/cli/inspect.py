@@ -1,0 +1,86 @@
+"""`tqc inspect`: what is in an artifact, from its manifest alone."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from .output import console, parse_size, plain, print_json, size
+
+
+def inspect(
+    artifact: Annotated[Path, typer.Argument(help="The artifact's directory.")],
+    memory: Annotated[str, typer.Option(help="Memory for the KV cache of one sequence.")] = "8GiB",
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show the layers, the compression, the libraries and the kernels of an artifact."""
+    from ..artifact import read_manifest
+    from ..artifact.summary import totals
+
+    available = parse_size(memory)
+    manifest = read_manifest(artifact)
+    sums = totals(manifest, available)
+    if json:
+        print_json({**manifest.model_dump(mode="json", exclude={"manifest_sha256"}), "totals": sums})
+        return
+    out = console()
+    cache = manifest.cache
+    source = manifest.source
+    out.print(f"{artifact.name}  {source.file} (opset {source.opset}, {source.dtype})", markup=False)
+    out.print(" ".join(manifest.command_line), markup=False)
+    out.print(_layers(manifest))
+    out.print(
+        f"Cache: {_exact(cache)} ({cache.exact_dtype}, {size(sums['exact_bytes'])} a sequence), "
+        f"pages of {cache.page} tokens ({size(sums['page_bytes'])})"
+    )
+    out.print(
+        f"Coded token: {sums['bytes_per_token']:,} B, in fp16 {sums['fp16_bytes_per_token']:,} B: "
+        f"[bold]{sums['compression']:.2f}×[/] smaller"
+    )
+    out.print(
+        f"{size(available)} of cache hold {sums['context_in_memory']:,} tokens (fp16: "
+        f"{sums['fp16_context_in_memory']:,}); compiled for at most {manifest.max_context:,}"
+    )
+    out.print(f"Weights: {size(sums['params_bytes'])}")
+    out.print(_libraries(manifest))
+    out.print(_kernels(manifest))
+
+
+def _layers(manifest) -> Table:
+    names = ("layers", "Q:KV heads", "dim", "K", "B/token", "V", "B/token", "window", "centred", "V rotation")
+    table = Table(*names, title="Layers", title_justify="left")
+    for layer, group in itertools.groupby(enumerate(manifest.layers), key=lambda pair: pair[1]):
+        numbers = [number for number, _ in group]
+        cells = (
+            str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}–{numbers[-1]}",
+            f"{layer.query_heads}:{layer.kv_heads}",
+            *(layer.head_dim, layer.k, layer.bytes_per_token_k, layer.v, layer.bytes_per_token_v),
+            *(layer.window or "–", "yes" if layer.key_mean else "no", layer.value_rotation),
+        )
+        table.add_row(*plain(*cells))
+    return table
+
+
+def _exact(cache) -> str:
+    recent = f" and {cache.recent} to {cache.recent + cache.page} recent tokens" if cache.recent else ""
+    return f"{cache.sinks} sinks{recent} exact"
+
+
+def _libraries(manifest) -> Table:
+    table = Table("library", "device", "built for", "needs CPU", "size", title="Libraries", title_justify="left")
+    for library in manifest.libraries:
+        entry = manifest.files[library.file]
+        table.add_row(*plain(library.file, library.kind, library.arch, library.cpu_level or "–", size(entry.size)))
+    return table
+
+
+def _kernels(manifest) -> Table:
+    table = Table("kernel", "schedule", "configuration", title="Kernels", title_justify="left")
+    for kernel in manifest.kernels:
+        settings = " ".join(f"{name}={value}" for name, value in kernel.config.items())
+        table.add_row(*plain(kernel.name, kernel.schedule, settings))
+    return table
