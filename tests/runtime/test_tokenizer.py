@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -67,7 +68,10 @@ def test_where_a_text_ends(make, files, expected):
     assert make(**{name: json.dumps(value) for name, value in files.items()}).stop_ids == expected
 
 
-TEMPLATE = "{% for m in messages %}<user>{{ m['content'] }}{{ eos_token }}{% endfor %}{% if add_generation_prompt %}>{% endif %}"
+TEMPLATE = (
+    "{% for m in messages %}<user>{{ m['content'] }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}>{% endif %}"
+)
 
 
 def test_chat(make):
@@ -90,7 +94,7 @@ def test_a_template_cannot_reach_outside(make):
 def test_no_chat_template_and_no_jinja(make, monkeypatch):
     with pytest.raises(SessionError, match="no chat template"):
         make().chat("hi")
-    monkeypatch.setitem(__import__("sys").modules, "jinja2.sandbox", None)
+    monkeypatch.setitem(sys.modules, "jinja2.sandbox", None)
     with pytest.raises(SessionError, match="pip install jinja2"):
         make(**{"chat_template.jinja": TEMPLATE}).chat("hi")
 

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
-from .output import console, plain, print_json, size, status
+from .output import console, print_json, size, status
 
 
 def generate(
@@ -57,7 +58,7 @@ def _say(text: str) -> None:
 
 
 def _table(runs) -> Table:
-    table = Table("", *plain(*(result.name for result in runs)))
+    table = Table("", *(escape(result.name) for result in runs))
     rows = {
         "prompt": lambda r: f"{r.prompt_tokens} tokens in {r.prefill_seconds:.3f} s",
         "generated": lambda r: f"{len(r.tokens)} tokens",
