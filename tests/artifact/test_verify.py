@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tqc.artifact import Manifest, problems, read_manifest, verify
@@ -143,3 +144,17 @@ def test_weights_other_than_the_manifest_says(artifact):
     edit(artifact, reseal=True, params=["w", "bias", "other"])
     with pytest.raises(ArtifactError, match="weights are not those"):
         verify(artifact)
+
+
+def test_any_flipped_bit_is_found(artifact):
+    random = np.random.default_rng(0)
+    for file in sorted(artifact.iterdir()):
+        good = file.read_bytes()
+        for position in random.integers(0, 8 * len(good), 150):
+            bad = bytearray(good)
+            bad[position // 8] ^= 1 << position % 8
+            file.write_bytes(bad)
+            with pytest.raises(ArtifactError):
+                verify(artifact)
+        file.write_bytes(good)
+    verify(artifact)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -48,6 +49,16 @@ def test_an_error_is_a_message_not_a_traceback(tqc, tmp_path):
 def test_wrong_usage_is_status_2(tqc):
     assert tqc("inspect").status == 2
     assert tqc("no-such-verb").status == 2
+
+
+def test_what_the_system_refuses_is_a_message_too(tqc, artifact, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied", "manifest.json")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    done = tqc("inspect", artifact)
+    assert done.status == 1
+    assert done.err == "[TQC] [Errno 13] Permission denied: 'manifest.json'\n"
 
 
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):

@@ -49,3 +49,7 @@ def main() -> None:
     except TqcError as error:
         print(error, file=sys.stderr)
         sys.exit(1)
+    except OSError as error:
+        # A folder that may not be written, a pipe that was closed: the system's own words say it best.
+        print(f"[{TqcError.code}] {error}", file=sys.stderr)
+        sys.exit(1)
