@@ -7,8 +7,9 @@ VENV ?= .venv
 # The exporter's torch. On a machine where pip would pick a build for GPUs, name the CPU index:
 #   make demo TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
 TORCH ?= torch==2.13.0
-PROMPT ?= Explain in simple words why the sky is blue.
-NEW_TOKENS ?= 96
+# Long enough that most of it is held as codes: the newest 128 to 192 tokens and the first 4 stay exact.
+PROMPT_FILE ?= models/demo_prompt.txt
+NEW_TOKENS ?= 128
 PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
@@ -18,7 +19,8 @@ MODEL := demo/smollm2/model.onnx
 .DELETE_ON_ERROR:
 
 demo: demo/smollm2-tq4.tqc demo/smollm2-fp32.tqc
-	$(BIN)/tqc generate demo/smollm2-tq4.tqc --prompt "$(PROMPT)" --max-new-tokens $(NEW_TOKENS) --compare demo/smollm2-fp32.tqc
+	$(BIN)/tqc generate demo/smollm2-tq4.tqc --compare demo/smollm2-fp32.tqc --chat --max-new-tokens $(NEW_TOKENS) \
+		--prompt "$$(cat $(PROMPT_FILE))"
 
 $(MODEL): | $(VENV)/export.done
 	$(BIN)/tqc export smollm2 -o demo/smollm2 --force
