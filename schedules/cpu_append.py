@@ -1,0 +1,259 @@
+"""Append on the CPU: encodes the pages that leave the exact window, then writes the new tokens to sinks and tail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from tvm import tirx
+from tvm.ir import Expr
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+from tvm.tirx import Buffer, PrimFunc
+
+from tqc.codec.layout import CacheLayout, code_bits
+from tqc.codec.lloyd_max import codebook
+from tqc.schedules.cpu_cache import Cache, argument
+from tqc.schedules.cpu_codes import UNIT, CodedRows, Table
+from tqc.schedules.cpu_config import CpuConfig
+from tqc.schedules.cpu_simd import Simd, Variable, f32, i64, let, maximum, minimum, scratch
+
+LARGEST_SCALE = 65504.0
+"""The largest finite float16."""
+
+
+def make_append(layout: CacheLayout, config: CpuConfig) -> PrimFunc:
+    """append(k [B, Hk, S, D], v [B, Hk, S, D], length [B], new_len [B], page_table [B, NP], *state), in place.
+
+    Rows from `new_len[b]` on are padding. Pages are encoded whole, from the tail and from `k`, `v`, before the tail is
+    written. A vector whose scale is not a finite float16 gets the scale NaN.
+    """
+    return _Append(layout, config).build()
+
+
+class _Append:
+    def __init__(self, layout: CacheLayout, config: CpuConfig) -> None:
+        self.layout = layout
+        self.simd = Simd(config)
+
+    def build(self) -> PrimFunc:
+        layout = self.layout
+        with IRBuilder() as builder, T.prim_func(is_private=True, s_tir=True):
+            T.func_name("append")
+            T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
+            batch, chunk = tirx.Var("batch", "int64"), tirx.Var("chunk", "int64")
+            shape = (batch, layout.kv_heads, chunk, layout.head_dim)
+            self.k, self.v = argument("k", shape, "float32"), argument("v", shape, "float32")
+            self.cache = Cache.declare(layout, batch)
+            due = Variable(1, i64(0), "int64")
+            with T.serial(batch) as b:
+                first, last = self._due(b)
+                due.set(maximum(due.value, last - first))
+            most = let(due.value)
+            with T.If(most > 0), T.Then(), T.parallel(batch * layout.kv_heads * most) as task:
+                b = let(tirx.floordiv(task, layout.kv_heads * most))
+                h = let(tirx.floormod(tirx.floordiv(task, most), i64(layout.kv_heads)))
+                first, last = self._due(b)
+                page = let(first + tirx.floormod(task, most))
+                with T.If(page < last), T.Then():
+                    self._flush(b, h, page)
+            with T.parallel(batch * layout.kv_heads) as task:
+                b = let(tirx.floordiv(task, i64(layout.kv_heads)))
+                self._keep_exact(b, let(tirx.floormod(task, i64(layout.kv_heads))))
+        return builder.get()
+
+    def _lengths(self, b: Expr) -> tuple[Expr, Expr, Expr]:
+        """Tokens before, new tokens, tokens after the call."""
+        length, new = self.cache.tokens(self.cache.length, b), self.cache.tokens(self.cache.new_len, b)
+        return length, new, let(length + new)
+
+    def _due(self, b: Expr) -> tuple[Expr, Expr]:
+        """The pages first ≤ page < last that this call codes."""
+        length, new, total = self._lengths(b)
+        first = let(tirx.floordiv(self.cache.coded(length), i64(self.layout.page)))
+        last = self.cache.pages(self.cache.coded(total))
+        return first, let(tirx.Select(new > 0, last, first))
+
+    def _flush(self, b: Expr, h: Expr, page: Expr) -> None:
+        layout, cache = self.layout, self.cache
+        length, _, total = self._lengths(b)
+        start = let(page * layout.page + layout.sinks)
+        # Token i of the page: from the tail while i < old, from the chunk while i < known, not there yet after that.
+        old = let(maximum(minimum(length - start, i64(layout.page)), i64(0)))
+        known = let(minimum(total - start, i64(layout.page)))
+        fresh = let(start - length)
+        ring = cache.ring_page(page)
+        at = (cache.pool_page(b, page), h)
+
+        keys = scratch((layout.head_dim, layout.page))
+        with T.serial(i64(layout.head_dim)) as d:
+            with T.serial(i64(layout.page // self.simd.lanes)) as c:
+                lane = c * self.simd.lanes
+                tail = cache.state["tail_k"]
+                with T.If(old > 0):
+                    with T.Then():
+                        self.simd.store(keys, self.simd.load(tail, b, h, ring, d, lane), d, lane)
+                    with T.Else():
+                        self.simd.store(keys, self.simd.splat(0.0), d, lane)
+        with T.serial(old, known) as i, T.serial(i64(layout.head_dim)) as d:
+            T.buffer_store(keys, self.k[b, h, fresh + i, d], [d, i])
+        with T.serial(known, i64(layout.page)) as i, T.serial(i64(layout.head_dim)) as d:
+            T.buffer_store(keys, f32(0), [d, i])
+        self._write_keys(keys, at)
+
+        vectors = scratch((layout.page, layout.head_dim))
+        with T.serial(i64(layout.head_dim // self.simd.lanes)) as c:
+            lane = c * self.simd.lanes
+            with T.serial(i64(0), old) as i:
+                self.simd.store(vectors, self.simd.load(cache.state["tail_v"], b, h, ring, i, lane), i, lane)
+            with T.serial(old, known) as i:
+                self.simd.store(vectors, self.simd.load(self.v, b, h, fresh + i, lane), i, lane)
+            with T.serial(known, i64(layout.page)) as i:
+                self.simd.store(vectors, self.simd.splat(0.0), i, lane)
+        self._write_values(vectors, at)
+
+    def _write_keys(self, keys: Buffer, at: tuple[Expr, Expr]) -> None:
+        """Codes and scales, or values, of keys [dim, token]."""
+        simd, layout = self.simd, self.layout
+        if not code_bits(layout.k):
+            self._copy(keys, self.cache.state["k_codes"], at)
+            return
+        encoder = _Encoder(simd, code_bits(layout.k), layout.head_dim, row_length=layout.page, rows=layout.head_dim)
+        with T.serial(i64(layout.page // simd.lanes)) as c:
+            lane = let(c * simd.lanes)
+            square = simd.variable(0.0)
+            with T.serial(i64(layout.head_dim)) as d:
+                value = let(simd.load(keys, d, lane))
+                square.set(square.value + value * value)
+            norm = let(tirx.sqrt(square.value))
+            inverse = let(simd.splat(1.0) / norm)
+            match = simd.variable(0.0)
+
+            def unit(row, norm=inverse, lane=lane):
+                return simd.load(keys, row, lane) * norm
+
+            def collect(row, product, match=match):
+                match.set(match.value + product)
+
+            with T.serial(i64(layout.head_dim // UNIT)) as step:
+                encoder.encode(self.cache.state["k_codes"], at, step, lane, unit, collect)
+            scale = self._scale(norm, let(match.value))
+            simd.store(self.cache.state["k_scale"], scale, *at, lane)
+
+    def _write_values(self, vectors: Buffer, at: tuple[Expr, Expr]) -> None:
+        """Codes and scales, or values, of values [token, dim]."""
+        simd, layout = self.simd, self.layout
+        if not code_bits(layout.v):
+            self._copy(vectors, self.cache.state["v_codes"], at)
+            return
+        encoder = _Encoder(simd, code_bits(layout.v), layout.head_dim, row_length=layout.head_dim, rows=layout.page)
+        parts = i64(layout.head_dim // simd.lanes)
+        norms, inverses, matches = (scratch((layout.page,)) for _ in range(3))
+        partial = scratch((layout.page, simd.lanes))
+        with T.serial(i64(layout.page)) as t:
+            square = simd.variable(0.0)
+            with T.serial(parts) as c:
+                value = let(simd.load(vectors, t, c * simd.lanes))
+                square.set(square.value + value * value)
+            norm = let(tirx.sqrt(simd.total(let(square.value))))
+            T.buffer_store(norms, norm, [t])
+            T.buffer_store(inverses, f32(1) / norm, [t])
+            simd.store(partial, simd.splat(0.0), t, 0)
+        with T.serial(parts) as c:
+            lane = let(c * simd.lanes)
+
+            def unit(row, lane=lane):
+                return simd.load(vectors, row, lane) * simd.splat(inverses[row])
+
+            def collect(row, product):
+                simd.store(partial, simd.load(partial, row, 0) + product, row, 0)
+
+            with T.serial(i64(layout.page // UNIT)) as step:
+                encoder.encode(self.cache.state["v_codes"], at, step, lane, unit, collect)
+        with T.serial(i64(layout.page)) as t:
+            T.buffer_store(matches, simd.total(let(simd.load(partial, t, 0))), [t])
+        with T.serial(i64(layout.page // simd.lanes)) as c:
+            lane = let(c * simd.lanes)
+            scale = self._scale(simd.load(norms, lane), simd.load(matches, lane))
+            simd.store(self.cache.state["v_scale"], scale, *at, lane)
+
+    def _scale(self, norm: Expr, match: Expr) -> Expr:
+        """norm / <unit vector, its codebook image>: 0 for a zero vector, NaN where float16 cannot hold it."""
+        simd = self.simd
+        norm = let(norm)
+        scale = let(tirx.Select(norm == simd.splat(0.0), simd.splat(0.0), norm / match))
+        fits = tirx.And(scale <= simd.splat(LARGEST_SCALE), scale >= simd.splat(0.0))
+        return let(tirx.Select(fits, scale, simd.splat(float("nan"))))
+
+    def _copy(self, source: Buffer, target: Buffer, at: tuple[Expr, Expr]) -> None:
+        rows, width = (int(dim) for dim in source.shape)
+        with T.serial(i64(rows)) as row, T.serial(i64(width // self.simd.lanes)) as c:
+            lane = c * self.simd.lanes
+            self.simd.store(target, self.simd.load(source, row, lane), *at, row * width + lane)
+
+    def _keep_exact(self, b: Expr, h: Expr) -> None:
+        """Writes sinks, and the tail's tokens that stay visible or wait for their page to fill."""
+        layout, cache = self.layout, self.cache
+        length, new, total = self._lengths(b)
+        if layout.sinks:
+            with T.serial(i64(0), maximum(minimum(new, layout.sinks - length), i64(0))) as i:
+                with T.serial(i64(layout.head_dim)) as d:
+                    slot = let(length + i)
+                    self._put(cache.state["sink_k"], self.k[b, h, i, d], [b, h, d, slot])
+                    self._put(cache.state["sink_v"], self.v[b, h, i, d], [b, h, slot, d])
+        coded = cache.coded(total)
+        first = let(tirx.floordiv(coded, i64(layout.page)) * layout.page + layout.sinks)
+        begin = let(minimum(maximum(first - length, i64(0)), new))
+        with T.serial(begin, new) as i:
+            token = let(length + i - layout.sinks)
+            ring = cache.ring_page(let(tirx.floordiv(token, i64(layout.page))))
+            slot = let(tirx.floormod(token, i64(layout.page)))
+            with T.serial(i64(layout.head_dim)) as d:
+                self._put(cache.state["tail_k"], self.k[b, h, i, d], [b, h, ring, d, slot])
+                self._put(cache.state["tail_v"], self.v[b, h, i, d], [b, h, ring, slot, d])
+
+    def _put(self, buffer: Buffer, value: Expr, index: list[Expr]) -> None:
+        T.buffer_store(buffer, value if buffer.dtype == "float32" else tirx.Cast(buffer.dtype, value), index)
+
+
+class _Encoder:
+    """Codes of `UNIT` rows of unit vectors: the number of thresholds below each value, by binary search."""
+
+    def __init__(self, simd: Simd, bits: int, head_dim: int, *, row_length: int, rows: int) -> None:
+        book = codebook(bits, head_dim)
+        self._simd, self._bits = simd, bits
+        self._centroids = Table(simd, book.centroids)
+        # With the upper k bits of a code known, the next one asks for threshold (2·known + 1)·2**(bits-k-1) - 1.
+        self._levels = [
+            Table(simd, book.thresholds[np.arange(2**k) * 2 ** (bits - k) + 2 ** (bits - k - 1) - 1])
+            for k in range(bits)
+        ]
+        self._codes = CodedRows(simd, bits, row_length, rows)
+
+    def encode(
+        self,
+        buffer: Buffer,
+        at: tuple[Expr, Expr],
+        step: Expr,
+        lane: Expr,
+        unit: Callable[[Expr], Expr],
+        collect: Callable[[Expr, Expr], None],
+    ) -> None:
+        """Stores the codes of rows step·UNIT …; `collect(row, product)` gets value · centroid of each row."""
+        codes = []
+        for i in range(UNIT):
+            row = let(step * UNIT + i)
+            value = let(unit(row))
+            code = self._search(value)
+            collect(row, value * self._centroids[code])
+            codes.append(code)
+        self._codes.store(buffer, *at, step=step, lane=lane, codes=codes)
+
+    def _search(self, value: Expr) -> Expr:
+        simd = self._simd
+        one, zero = simd.splat(1, "uint32"), simd.splat(0, "uint32")
+        code = zero
+        for level in self._levels:
+            above = tirx.Select(value > level[code], one, zero)
+            code = let(code + code + above)
+        return code

@@ -1,0 +1,118 @@
+"""Compiles the CPU kernels and drives them through sequences of calls that the NumPy model follows."""
+
+from __future__ import annotations
+
+import numpy as np
+import tvm
+from cache_model import attention, check_state, empty_state, read
+from tvm.target import Target
+
+from tqc.codec.layout import CacheLayout
+from tqc.schedules.cpu_append import make_append
+from tqc.schedules.cpu_config import CpuConfig, config_for
+from tqc.schedules.cpu_decode import make_decode
+from tqc.schedules.cpu_prefill import make_prefill
+
+MCPU = {"avx512": "x86-64-v4", "avx2": "x86-64-v3", "portable": "x86-64-v2"}
+
+
+def compile_kernels(layout: CacheLayout, isa: str, names=("append", "decode"), *, options=None, **attributes):
+    """A module with the kernels `names` for `isa`; `attributes` are softmax_scale, softcap, window."""
+    target = Target({"kind": "llvm", "mcpu": MCPU[isa]})
+    config: CpuConfig = config_for(target, **(options or {}))
+    assert config.isa == isa
+    makers = {
+        "append": lambda: make_append(layout, config),
+        "decode": lambda: make_decode(layout, config=config, **attributes),
+        "prefill": lambda: make_prefill(layout, config=config, **attributes),
+    }
+    functions = {name: makers[name]().with_attr("global_symbol", name) for name in names}
+    return tvm.compile(tvm.IRModule(functions), target=target)
+
+
+class Sequences:
+    """A batch of sequences in a cache whose pool pages are dealt out in random order."""
+
+    def __init__(self, layout: CacheLayout, kernels, *, batch: int, capacity: int, seed: int = 0, **attributes) -> None:
+        self.layout, self.kernels, self.attributes = layout, kernels, attributes
+        self.rng = np.random.default_rng(seed)
+        per_sequence = -(-capacity // layout.page)
+        pool = batch * per_sequence + 3
+        self.table = self.rng.permutation(pool)[: batch * per_sequence].reshape(batch, -1).astype(np.int32)
+        self.state = empty_state(layout, batch, pool)
+        self.length = np.zeros(batch, np.int32)
+        self.history = [np.zeros((2, layout.kv_heads, 0, layout.head_dim), np.float32) for _ in range(batch)]
+
+    def vectors(self, heads: int, tokens: int) -> np.ndarray:
+        """Random vectors of various norms [batch, heads, tokens, head_dim]."""
+        shape = (len(self.length), heads, tokens, self.layout.head_dim)
+        return (self.rng.standard_normal(shape) * self.rng.uniform(0.3, 3, (*shape[:3], 1))).astype(np.float32)
+
+    def step(
+        self, new_len: list[int], kernel: str, k: np.ndarray | None = None, v: np.ndarray | None = None
+    ) -> np.ndarray:
+        """One call of the model: prefill then append, or append then decode. Returns and checks the outputs."""
+        layout = self.layout
+        tokens = max(*new_len, 1) + (kernel == "prefill")  # a row of padding
+        if kernel == "decode":
+            tokens = 1
+        k = self.vectors(layout.kv_heads, tokens) if k is None else k
+        v = self.vectors(layout.kv_heads, tokens) if v is None else v
+        q = self.vectors(layout.query_heads, tokens)
+        new = np.array(new_len, np.int32)
+        y = np.full_like(q, 55.0)
+        control = [self.length, new, self.table]
+        before = [
+            [read(layout, self.state, self.table[b], b, int(n), side) for side in "kv"]
+            for b, n in enumerate(self.length)
+        ]
+        if kernel == "prefill":
+            self.run("prefill", [q, k, v, *control], y)
+        self.append(k, v, new)
+        if kernel == "decode":
+            self.run("decode", [q, *control], y)
+        for b, count in enumerate(new_len):
+            total = int(self.length[b]) + count
+            if kernel == "decode":
+                held = [read(layout, self.state, self.table[b], b, total, side) for side in "kv"]
+            else:
+                held = [np.concatenate([old, x[b, :, :count]], 1) for old, x in zip(before[b], (k, v), strict=True)]
+            if count:
+                close(y[b, :, :count], attention(q[b, :, :count], *held, start=total - count, **self.attributes))
+            assert (y[b, :, count:] == 0).all()
+            self.length[b] = total
+        return y
+
+    def append(self, k: np.ndarray, v: np.ndarray, new: np.ndarray) -> None:
+        """Runs append alone and checks the state; `length` stays."""
+        self.run("append", [k, v, self.length, new, self.table], None)
+        for b, count in enumerate(new):
+            fresh = np.stack([k[b, :, :count], v[b, :, :count]])
+            self.history[b] = np.concatenate([self.history[b], fresh], axis=2)
+
+    def check(self) -> None:
+        """The state holds the history, and nothing else was written."""
+        used = set()
+        for b, total in enumerate(self.length):
+            for i, side in enumerate("kv"):
+                check_state(self.layout, self.state, self.table[b], b, self.history[b][i], side)
+            used |= set(self.table[b, : -(-self.layout.coded(int(total)) // self.layout.page)].tolist())
+        fresh = empty_state(self.layout, len(self.length), len(self.state["k_codes"]))
+        free = [page for page in range(len(self.state["k_codes"])) if page not in used]
+        for name, array in self.state.items():
+            if name.endswith(("codes", "scale")):
+                np.testing.assert_array_equal(array[free], fresh[name][free])
+
+    def run(self, name: str, inputs: list[np.ndarray], y: np.ndarray | None) -> None:
+        arrays = [*inputs, *self.state.values(), *([] if y is None else [y])]
+        tensors = [tvm.runtime.tensor(array) for array in arrays]
+        self.kernels[name](*tensors)
+        for array, tensor in zip(arrays[len(inputs) :], tensors[len(inputs) :], strict=True):
+            array[...] = tensor.numpy()
+
+
+def close(found: np.ndarray, wanted: np.ndarray, tolerance: float = 2e-3) -> None:
+    """Asserts a relative error of at most `tolerance` in each vector, and NaN in the same places."""
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(wanted))
+    error = np.linalg.norm(np.nan_to_num(found - wanted), axis=-1)
+    assert (error <= tolerance * np.linalg.norm(np.nan_to_num(wanted), axis=-1) + 1e-6).all(), error.max()
