@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import add
 
 from tvm import tirx
 from tvm.ir import Expr
@@ -54,12 +55,13 @@ def scratch(lanes: int, dtype: str = "float32") -> Buffer:
     return T.alloc_buffer((lanes,), dtype, layout=None)
 
 
-def total(vector: Buffer, lanes: int) -> Expr:
-    """The sum of `lanes` elements of a scratch buffer, added pairwise."""
+def total(vector: Buffer, lanes: int, combine: Callable[[Expr, Expr], Expr] = add) -> Expr:
+    """`lanes` elements of a scratch buffer, combined pairwise."""
+    dtype = str(vector.dtype)
     while lanes > 1:
         lanes //= 2
-        halves = vector[at(0, lanes)] + vector[at(lanes, lanes)]
-        vector = scratch(lanes)
+        halves = combine(vector[at(0, lanes)], vector[at(lanes, lanes)])
+        vector = scratch(lanes, dtype)
         T.buffer_store(vector, halves, [at(0, lanes)])
     return vector[0]
 
