@@ -59,6 +59,12 @@ def test_a_library_without_a_model(tmp_path):
         open_library(library, "cpu", 0)
 
 
+def test_a_library_the_system_cannot_map(tmp_path):
+    (tmp_path / "junk.so").write_bytes(b"\x7fELF" + b"junk" * 100)
+    with pytest.raises(SessionError, match="cannot be loaded"):
+        open_library(tmp_path / "junk.so", "cpu", 0)
+
+
 def test_a_missing_function_is_named(sum_artifact, fake):
     function = open_library(sum_artifact / fake.LIBRARY, "cpu", 0)
     with pytest.raises(SessionError, match=r"lacks a function(.|\n)*verify_draft"):

@@ -43,6 +43,9 @@ def test_padding_is_stripped_on_either_side():
         (np.array([True]), None, 1, "whole numbers"),
         (np.zeros((1, 1, 1), int), None, 1, "one or two dimensions"),
         ([[[1]]], None, 1, "flat list"),
+        ([[1, [2, 3]]], None, 1, "flat list"),
+        (["one", "two"], None, 2, "flat list"),
+        ([[1 << 70]], None, 1, "whole numbers"),
         (np.array(3), None, 1, "one or two dimensions"),
         ([1, 2, 3], [1, 0, 1], 1, "hole"),
         ([1, 2, 3], [1, 1], 1, "another shape"),
@@ -61,7 +64,9 @@ def test_a_step_has_one_id_a_sequence(ids, batch):
     assert [row.tolist() for row in step_ids(ids, batch, 100)] == [[5], [6]][:batch]
 
 
-@pytest.mark.parametrize(("ids", "batch"), [([5, 6], 1), (5, 2), ([[5, 6]], 2), ([], 1), ([100], 1)])
+@pytest.mark.parametrize(
+    ("ids", "batch"), [([5, 6], 1), (5, 2), ([[5, 6]], 2), ([], 1), ([100], 1), ([[1], [2, 3]], 2)]
+)
 def test_a_step_of_another_shape_is_refused(ids, batch):
     with pytest.raises(SessionError):
         step_ids(ids, batch, 100)

@@ -52,10 +52,13 @@ def _nvidia_libraries(pattern: str) -> list[Path]:
 def open_library(path: Path, kind: str, index: int) -> Callable[[str], tvm_ffi.Function]:
     """Maps the library and starts TVM's VM on the device; returns a function from VM function names to functions.
 
-    Raises SessionError when the library is not one of a model.
+    Raises SessionError when the system cannot map the library or it is not one of a model.
     """
     load_runtime(kind)
-    module = tvm_ffi.load_module(path)
+    try:
+        module = tvm_ffi.load_module(path)
+    except RuntimeError as error:
+        raise SessionError("The library cannot be loaded", where=str(path), found=str(error)) from error
     if not module.implements_function("vm_load_executable"):
         raise SessionError("The library holds no model", where=str(path))
     vm = module["vm_load_executable"]()

@@ -33,7 +33,7 @@ def prompt_rows(ids: Ids, attention_mask: Ids | None, batch: int, vocab_size: in
 
 def step_ids(ids: Ids | int, batch: int, vocab_size: int) -> list[np.ndarray]:
     """One array of a single id per sequence. `ids` is a number for a batch of one, or [batch] or [batch, 1] numbers."""
-    flat = np.asarray(ids)
+    flat = _array(ids)
     if flat.shape not in ((batch,), (batch, 1)) and not (flat.ndim == 0 and batch == 1):
         raise SessionError("decode takes one id per sequence", expected=f"{batch} ids", found=f"shape {flat.shape}")
     return prompt_rows(flat.reshape(batch, 1), None, batch, vocab_size)
@@ -49,8 +49,15 @@ def _split(ids: Ids) -> list:
     return [rows] if all(isinstance(row, Number) for row in rows) else rows
 
 
+def _array(values: object) -> np.ndarray:
+    try:
+        return np.asarray(values)
+    except ValueError as error:  # lists of different lengths
+        raise SessionError("A sequence is a flat list of token ids", found=str(error)) from error
+
+
 def _integers(row: object) -> np.ndarray:
-    array = np.asarray(row)
+    array = _array(row)
     if array.ndim != 1:
         raise SessionError("A sequence is a flat list of token ids", found=f"shape {array.shape}")
     if array.size and array.dtype.kind not in "iu":
