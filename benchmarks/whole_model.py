@@ -32,7 +32,7 @@ through Python but ids and logits); joining past and new token is part of the ex
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("artifacts", nargs="+", type=Path, metavar="ARTIFACT")
+    parser.add_argument("artifacts", nargs="*", type=Path, metavar="ARTIFACT", help="none: onnxruntime alone")
     parser.add_argument("--onnx", type=Path, required=True, help="the model for onnxruntime")
     parser.add_argument("--contexts", type=int, nargs="+", default=[32, 1024, 4096, 8064])
     parser.add_argument("--steps", type=int, default=24, help="timed decode steps at each context")
