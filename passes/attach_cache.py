@@ -10,7 +10,7 @@ from tvm import relax, tirx
 
 from tqc.codec.layout import CacheLayout
 from tqc.dialect import cache_append, cached_attention, is_op_call, positions
-from tqc.dialect.registry import dtype_of
+from tqc.dialect.registry import cast, dtype_of
 from tqc.errors import PassError
 
 from .base import DROP, KEEP, ModulePass, num_input, re_emit
@@ -28,10 +28,6 @@ def _state_vars(layout: CacheLayout, layer: int, symbols: dict[str, tirx.Var]) -
         )
         for spec in layout.tensors()
     ]
-
-
-def _as_float32(bb: relax.BlockBuilder, x: relax.Expr) -> relax.Expr:
-    return x if dtype_of(x.ty) == "float32" else bb.emit(relax.op.astype(x, "float32"))
 
 
 @dataclass(frozen=True)
@@ -100,8 +96,7 @@ class AttachCache(ModulePass):
                 written = bb.emit(cache_append(k, v, length, new_len, page_table, tensors, layout=layout, layer=layer))
             appended.append(written)
             y = y if isinstance(y, relax.Var) else bb.emit(y)
-            out_dtype = dtype_of(call.args[0].ty)
-            return y if out_dtype == "float32" else bb.emit(relax.op.astype(y, out_dtype))
+            return cast(bb, y, dtype_of(call.args[0].ty))
 
         def rule(bb: relax.BlockBuilder, var: relax.Var, value: relax.Expr) -> relax.Expr | str | None:
             if is_op_call(value, "attention"):

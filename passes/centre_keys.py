@@ -11,7 +11,7 @@ import tvm
 from tvm import relax
 
 from tqc.dialect import is_op_call
-from tqc.dialect.registry import dtype_of
+from tqc.dialect.registry import cast, dtype_of
 
 from .base import KEEP, ModulePass, num_input, re_emit, rewrite_functions
 
@@ -51,12 +51,8 @@ class CentreKeys(ModulePass):
             mean = params[int(value.attrs["layer"])]
             used.append(mean)
             q, k, *rest = value.args
-            dtype = dtype_of(k.ty)
-            wide = k if dtype == "float32" else bb.emit(relax.op.astype(k, "float32"))
-            centred = bb.emit(relax.op.subtract(wide, mean))
-            if dtype != "float32":
-                centred = bb.emit(relax.op.astype(centred, dtype))
-            return relax.Call(value.op, [q, centred, *rest], value.attrs)
+            centred = bb.emit(relax.op.subtract(cast(bb, k, "float32"), mean))
+            return relax.Call(value.op, [q, cast(bb, centred, dtype_of(k.ty)), *rest], value.attrs)
 
         # The parameters are declared first: a function cannot gain one while its body is written.
         every = [*func.params, *params.values()]

@@ -71,9 +71,8 @@ class LowerToSchedules(ModulePass):
                 if func is None:
                     return None
                 kernels[key] = bb.add_func(func.with_attr("tirx.is_scheduled", True), f"tqc_{key[0]}")
-                self.records.append(
-                    KernelRecord(kernels[key].name_hint, key[0], f"{key[1:]} {self.schedules.describe}")
-                )
+                decisions = dict(part for item in key[1:] for part in _decisions(item)) | self.schedules.config
+                self.records.append(KernelRecord(kernels[key].name_hint, key[0], decisions))
             return kernels[key]
 
         def rule(bb: relax.BlockBuilder, _var: relax.Var, value: relax.Expr) -> relax.Expr | None:

@@ -57,7 +57,7 @@ def lowering_passes(schedule: Sequence[Pass]) -> list[Pass]:
         relax.transform.FoldConstant(),
         relax.transform.FuseOps(),
         relax.transform.FuseTIR(),
-        relax.transform.DeadCodeElimination(["decode", "prefill", "prefill_all"]),
+        relax.transform.DeadCodeElimination(),
         *schedule,
         relax.transform.RewriteDataflowReshape(),
         relax.transform.ToNonDataflow(),

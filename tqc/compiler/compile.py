@@ -47,7 +47,8 @@ PAGE_ORDER = "codes: uint16 units in bit planes, widest first; K [unit, token], 
 FUNCTIONS = {
     "decode": "(input_ids int64 [B,1], length int32 [B], new_len int32 [B], page_table int32 [B,N], state, params) "
     "-> logits [B,1,V]",
-    "prefill": "(input_ids int64 [B,S], length, new_len, page_table, state, params) -> logits [B,1,V] of the last token",
+    "prefill": "(input_ids int64 [B,S], length, new_len, page_table, state, params) "
+    "-> logits [B,1,V] of the last token",
     "prefill_all": "(input_ids int64 [B,S], length, new_len, page_table, state, params) -> logits [B,S,V]",
 }
 

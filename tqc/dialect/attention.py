@@ -7,7 +7,7 @@ import math
 import tvm
 from tvm import relax, te, tirx
 
-from .registry import define_op, dtype_of, make_call, tensor_type
+from .registry import cast, define_op, dtype_of, make_call, tensor_type
 
 
 def _infer(call: relax.Call) -> relax.TupleType:
@@ -55,8 +55,8 @@ def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     attrs = call.attrs
     q_heads, kv_heads = int(q.ty.shape[1]), int(k.ty.shape[1])
     past, out_dtype = past_k.ty.shape[2], dtype_of(q.ty)
-    present_k = bb.emit(relax.op.concat([past_k, relax.op.astype(k, dtype_of(past_k.ty))], axis=2))
-    present_v = bb.emit(relax.op.concat([past_v, relax.op.astype(v, dtype_of(past_v.ty))], axis=2))
+    present_k = bb.emit(relax.op.concat([past_k, cast(bb, k, dtype_of(past_k.ty))], axis=2))
+    present_v = bb.emit(relax.op.concat([past_v, cast(bb, v, dtype_of(past_v.ty))], axis=2))
     compute = scaled_scores(q_heads, kv_heads, float(attrs["scale"]), float(attrs["softcap"]), int(attrs["window"]))
     scores = bb.emit_te(compute, q, present_k, past, primfunc_name_hint="attention_scores")
     weights = bb.emit(relax.op.nn.softmax(scores, axis=-1))
@@ -72,7 +72,7 @@ def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
         )
 
     y = bb.emit_te(mix, weights, present_v, primfunc_name_hint="attention_values")
-    return relax.Tuple([bb.emit(relax.op.astype(y, out_dtype)), present_k, present_v])
+    return relax.Tuple([cast(bb, y, out_dtype), present_k, present_v])
 
 
 OP: tvm.ir.Op = define_op(

@@ -59,3 +59,8 @@ def dtype_of(ty: relax.TensorType) -> str:
     """The element type as text, such as `float32`."""
     dtype = ty.dtype
     return str(getattr(dtype, "dtype", dtype))
+
+
+def cast(bb: relax.BlockBuilder, x: relax.Expr, dtype: str) -> relax.Expr:
+    """x in `dtype`; no operation if it already is (TVM keeps a cast of float32 to float32 as a copy)."""
+    return x if dtype_of(x.ty) == dtype else bb.emit(relax.op.astype(x, dtype))

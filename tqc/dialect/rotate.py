@@ -7,7 +7,7 @@ from tvm import relax
 
 from tqc.codec import rotation
 
-from .registry import define_op, dtype_of, make_call, tensor_type
+from .registry import cast, define_op, dtype_of, make_call, tensor_type
 
 
 def _infer(call: relax.Call) -> relax.TensorType:
@@ -24,9 +24,8 @@ def right_factor(head_dim: int, seed: int, inverse: bool) -> np.ndarray:
 def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     x = call.args[0]
     factor = right_factor(int(x.ty.shape[-1]), int(call.attrs["seed"]), bool(call.attrs["inverse"]))
-    wide = bb.emit(relax.op.astype(x, "float32"))
-    rotated = bb.emit(relax.op.matmul(wide, relax.const(factor)))
-    return relax.op.astype(rotated, dtype_of(x.ty))
+    rotated = bb.emit(relax.op.matmul(cast(bb, x, "float32"), relax.const(factor)))
+    return cast(bb, rotated, dtype_of(x.ty))
 
 
 OP = define_op("rotate", "Multiplies the last axis by the codec's orthogonal matrix.", ("x",), _infer, _legalize)
