@@ -9,7 +9,7 @@ from tqc.errors import FrontendError
 
 from .graph import Graph, Input
 
-_PAST = re.compile(r"past_key_values?[._](\d+)[._](key|value)|past_(key|value)_(\d+)")
+_PAST = re.compile(r"past(?:_key_values)?[._](\d+)[._](key|value)|past_(key|value)_(\d+)")
 _PRESENT = re.compile(r"present(?:_key_values)?[._](\d+)[._](key|value)|present_(key|value)_(\d+)")
 
 TOKENS, MASK, POSITIONS = "input_ids", "attention_mask", "position_ids"

@@ -73,9 +73,20 @@ def _fold_left(build: Callable[[relax.Expr, relax.Expr], relax.Expr]) -> Builder
     return apply
 
 
-def _like(x: relax.Expr, value: float) -> relax.Expr:
+def _dtype(x: relax.Expr) -> str:
     dtype = x.ty.dtype
-    return relax.const(value, str(getattr(dtype, "dtype", dtype)))
+    return str(getattr(dtype, "dtype", dtype))
+
+
+def _like(x: relax.Expr, value: float) -> relax.Expr:
+    return relax.const(value, _dtype(x))
+
+
+def _product(x: Operands, a: relax.Expr, b: relax.Expr) -> relax.Expr:
+    """a @ b; float16 products are summed in float32, as torch and onnxruntime do, which TVM does not by itself."""
+    if _dtype(a) != "float16":
+        return relax.op.matmul(a, b)
+    return relax.op.astype(x.emit(relax.op.matmul(a, b, out_dtype="float32")), "float16")
 
 
 def _gemm(x: Operands, node: Node) -> relax.Expr:
@@ -84,7 +95,7 @@ def _gemm(x: Operands, node: Node) -> relax.Expr:
         a = x.emit(relax.op.permute_dims(a, [1, 0]))
     if node.attrs.get("transB"):
         b = x.emit(relax.op.permute_dims(b, [1, 0]))
-    result = x.emit(relax.op.matmul(a, b))
+    result = x.emit(_product(x, a, b))
     if (alpha := node.attrs.get("alpha", 1.0)) != 1.0:
         result = x.emit(relax.op.multiply(result, _like(result, alpha)))
     if not x.has(2):
@@ -160,7 +171,7 @@ BUILDERS: dict[str, Builder] = {
     "Gemm": _gemm,
     "LayerNormalization": _layer_norm,
     "Log": _unary(relax.op.log),
-    "MatMul": _binary(relax.op.matmul),
+    "MatMul": lambda x, node: _product(x, x[0], x[1]),
     "Max": _fold_left(relax.op.maximum),
     "Min": _fold_left(relax.op.minimum),
     "Mul": _binary(relax.op.multiply),

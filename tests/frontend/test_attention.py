@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import helper
+
+from tqc.errors import FrontendError
+from tqc.frontend.build import build
+from tqc.frontend.canonical import canonicalise
+from tqc.frontend.load import load
+from tqc.frontend.operators import BUILDERS
+
+
+ONE = np.float32(1)
+
+
+def _canonical(model, tmp_path):
+    return canonicalise(build(load(model.save(tmp_path))), BUILDERS)
+
+
+def _refusal(model, tmp_path) -> FrontendError:
+    with pytest.raises(FrontendError) as caught:
+        _canonical(model, tmp_path)
+    return caught.value
+
+
+def _node(model, output: str):
+    return next(node for node in model.nodes if output in node.output)
+
+
+def _after(model, output: str, *nodes) -> None:
+    at = model.nodes.index(_node(model, output)) + 1
+    model.nodes[at:at] = nodes
+
+
+@pytest.mark.parametrize(("repeat", "kv_heads"), [("expand", 2), ("none", 4)])
+def test_grouped_and_plain_heads(decoder, tmp_path, repeat, kv_heads):
+    (layer,) = _canonical(decoder(repeat=repeat), tmp_path).layers
+    assert (layer.query_heads, layer.kv_heads, layer.head_dim) == (4, kv_heads, 16)
+    assert layer.scale == pytest.approx(0.3)
+
+
+def test_heads_repeated_in_another_order_are_refused(decoder, tmp_path):
+    error = _refusal(decoder(repeat="tile"), tmp_path)
+    assert "not repeated over consecutive query heads" in error.found
+    assert "node_weights" in error.found
+
+
+def test_scales_on_every_side_multiply(decoder, tmp_path):
+    model = decoder()
+    half, double = model.constant("half", 0.5 * ONE), model.constant("double", 2 * ONE)
+    _node(model, "raw").input[:] = ["q_scaled", "k_scaled"]
+    _after(model, "q", helper.make_node("Mul", [half, "q"], ["q_scaled"]))
+    _after(model, "keys_turned", helper.make_node("Div", ["keys_turned", double], ["k_scaled"]))
+    (layer,) = _canonical(model, tmp_path).layers
+    assert layer.scale == pytest.approx(0.3 / 4)
+
+
+def test_softcap(decoder, tmp_path):
+    model = decoder()
+    cap = model.constant("cap", 5 * ONE)
+    _after(
+        model,
+        "s",
+        helper.make_node("Div", ["s", cap], ["s_small"]),
+        helper.make_node("Tanh", ["s_small"], ["s_tanh"]),
+        helper.make_node("Mul", ["s_tanh", cap], ["s_capped"]),
+    )
+    _node(model, "masked").input[0] = "s_capped"
+    (layer,) = _canonical(model, tmp_path).layers
+    assert (layer.scale, layer.softcap) == (pytest.approx(0.3), pytest.approx(5))
+
+
+def test_no_attention(decoder, tmp_path):
+    model = decoder()
+    weights = _node(model, "weights")
+    weights.op_type = "Sigmoid"
+    del weights.attribute[:]
+    error = _refusal(model, tmp_path)
+    assert error.what == "No attention found."
+
+
+def test_scaled_values_are_refused(decoder, tmp_path):
+    model = decoder()
+    half = model.constant("half", 0.5 * ONE)
+    _after(model, "present.0.value_repeated", helper.make_node("Mul", ["present.0.value_repeated", half], ["v2"]))
+    _node(model, "y").input[1] = "v2"
+    assert "values are scaled" in _refusal(model, tmp_path).found
+
+
+def test_keys_that_are_not_the_cache_are_refused(decoder, tmp_path):
+    model = decoder()
+    _node(model, "present.0.key").input[:] = ["k", "past_key_values.0.key"]
+    assert "not concatenated to a past input" in _refusal(model, tmp_path).found
+
+
+def test_swapped_cache_is_refused(decoder, tmp_path):
+    model = decoder()
+    _node(model, "present.0.key").input[0] = "past_key_values.0.value"
+    _node(model, "present.0.value").input[0] = "past_key_values.0.key"
+    assert "not concatenated to a past input" in _refusal(model, tmp_path).found
+
+
+def test_keys_turned_the_wrong_way_are_refused(decoder, tmp_path):
+    """With dim == total the product would run, on the wrong axes: values decide, not shapes."""
+    model = decoder()
+    _node(model, "keys_turned").attribute[0].ints[:] = [1, 0, 3, 2]
+    with pytest.raises(FrontendError):
+        _canonical(model, tmp_path)
+
+
+def test_a_softmax_elsewhere_is_named(decoder, tmp_path):
+    model = decoder()
+    last = model.nodes.pop()
+    model.nodes.append(helper.make_node("Softmax", ["residual"], ["gate"], name="router"))
+    model.nodes.append(helper.make_node("MatMul", ["gate", last.input[1]], ["logits"]))
+    error = _refusal(model, tmp_path)
+    assert error.what == "Attention that is not understood."
+    assert "router" in error.found
+
+
+def test_two_uses_of_the_probabilities_are_refused(decoder, tmp_path):
+    model = decoder()
+    _node(model, "masked").input[0] = "s"
+    _after(model, "y", helper.make_node("MatMul", ["weights", "present.0.key_repeated"], ["y2"]))
+    _after(model, "y2", helper.make_node("Add", ["y", "y2"], ["both"]))
+    _node(model, "joined").input[0] = "both"
+    assert "2 users" in _refusal(model, tmp_path).found

@@ -1,0 +1,72 @@
+"""Masks of handmade decoders: what is accepted, what is refused, and that the refusal says where."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tqc.errors import FrontendError
+from tqc.frontend.build import build
+from tqc.frontend.canonical import canonicalise
+from tqc.frontend.load import load
+from tqc.frontend.masks import UnknownMask, classify
+from tqc.frontend.operators import BUILDERS
+from tqc.frontend.probe import Observed, Setting
+
+
+def _layer(decoder, tmp_path, **options):
+    return canonicalise(build(load(decoder(**options).save(tmp_path))), BUILDERS).layers[0]
+
+
+@pytest.mark.parametrize(("mask", "window"), [("causal", 0), ("padded", 0), ("select", 0), ("window", 6)])
+def test_masks_that_are_understood(decoder, tmp_path, mask, window):
+    assert _layer(decoder, tmp_path, mask=mask).window == window
+
+
+@pytest.mark.parametrize("window", [1, 2, 63, 64, 1000, 5000])
+def test_windows_of_every_width(decoder, tmp_path, window):
+    assert _layer(decoder, tmp_path, mask="window", window=window).window == window
+
+
+@pytest.mark.parametrize("mask", ["bidirectional", "strict", "dilated", "biased", "none"])
+def test_masks_that_are_refused(decoder, tmp_path, mask):
+    with pytest.raises(FrontendError) as caught:
+        _layer(decoder, tmp_path, mask=mask)
+    assert caught.value.what == "Unknown mask."
+    assert caught.value.where == "layer 0, Softmax node_weights"
+
+
+def test_a_window_too_wide_to_try(decoder, tmp_path):
+    with pytest.raises(FrontendError, match="more than can be tried"):
+        _layer(decoder, tmp_path, mask="window", window=1 << 20)
+
+
+def _observed(allowed: np.ndarray, setting: Setting) -> Observed:
+    return Observed(setting, {"m": np.where(allowed, np.float32(0), np.float32(-np.inf))}, {})
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_masks_are_refused(seed):
+    setting = Setting(1, 9, 20)
+    allowed = np.random.default_rng(seed).random((1, 1, 9, 29)) < 0.5
+    with pytest.raises(UnknownMask):
+        classify(("m",), (_observed(allowed, setting),))
+
+
+def test_one_wrong_bit_is_refused():
+    setting = Setting(1, 9, 20)
+    i, j = 20 + np.arange(9)[:, None], np.arange(29)[None]
+    causal = (j <= i)[None, None]
+    assert classify(("m",), (_observed(causal, setting),)) == 0
+    for flat in (0, 25, 29 * 9 - 1):
+        wrong = causal.copy()
+        wrong.reshape(-1)[flat] ^= True
+        with pytest.raises(UnknownMask):
+            classify(("m",), (_observed(wrong, setting),))
+
+
+def test_a_mask_per_head_is_refused():
+    setting = Setting(1, 3, 4)
+    allowed = np.tril(np.ones((1, 2, 3, 7), bool), 4)
+    with pytest.raises(UnknownMask, match=r"\[1, 2, 3, 7\]"):
+        classify(("m",), (_observed(allowed, setting),))
