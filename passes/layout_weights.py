@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import MutableMapping
 from dataclasses import dataclass, field
-from functools import reduce
-from operator import mul
 from typing import Any, ClassVar
 
 import numpy as np
@@ -119,31 +117,23 @@ class _Rewriter:
         value = self.seen[product.var]
         added = {e.kind: self.seen[e.var].args[e.position] for e in product.epilogue}
         ty = product.end.ty
-        *leading, n = list(ty.shape)
-        rows = reduce(mul, leading)
         x, weight = value.args[0], self._right_side(product, value)
-        k = int(x.ty.shape[-1])
-
-        def flat(tensor: relax.Expr, columns: int) -> relax.Expr:
-            return tensor if len(leading) == 1 else bb.emit(relax.op.reshape(tensor, (rows, columns)))
-
+        k, n = int(x.ty.shape[-1]), int(ty.shape[-1])
         kernel = make_matmul(
             k,
-            int(n),
+            n,
             self.options.block,
             x_dtype=dtype_of(x.ty),
             w_dtype=dtype_of(weight.ty),
             y_dtype=dtype_of(ty),
             bias="bias" in added,
             residual="residual" in added,
+            leading=x.ty.ndim - 1,
             config=self.options.config,
         )
-        gv = bb.add_func(kernel, "_".join([f"matmul_{k}x{int(n)}", *added]))
-        args = [flat(x, k), weight]
-        args += [added["bias"]] if "bias" in added else []
-        args += [flat(added["residual"], int(n))] if "residual" in added else []
-        y = bb.emit(relax.op.call_tir(gv, args, out_ty=relax.TensorType((rows, n), dtype_of(ty))))
-        return y if len(leading) == 1 else relax.op.reshape(y, ty.shape)
+        gv = bb.add_func(kernel, "_".join([f"matmul_{k}x{n}", *added]))
+        args = [x, weight, *(added[kind] for kind in ("bias", "residual") if kind in added)]
+        return relax.op.call_tir(gv, args, out_ty=relax.TensorType(ty.shape, dtype_of(ty)))
 
     def _right_side(self, product: Product, value: relax.Call) -> relax.Expr:
         if product.weight is not None:

@@ -8,14 +8,19 @@ column a lane. Rows go through in register tiles; a tile's accumulators stay in 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
+from operator import mul
 
 import numpy as np
 from tvm import tirx
+from tvm.ir import Expr
 from tvm.script.ir_builder import IRBuilder
 from tvm.target import Target, codegen
 from tvm.tirx.script.builder import ir as T
 
 from tqc.errors import PassError
+
+from .cpu_rows import at, let, load, scratch, splat, store
 
 BLOCK = 32
 SERIAL_LIMIT = 96 * 1024  # weight elements below which waking a second thread costs more than it saves
@@ -67,9 +72,12 @@ def make_matmul(
     y_dtype: str = "float32",
     bias: bool = False,
     residual: bool = False,
+    leading: int = 1,
     config: MatmulConfig | None = None,
 ) -> tirx.PrimFunc:
     """The kernel y[M, N] = x[M, K] · w (+ bias[N]) (+ residual[M, N]), summed in float32, for any number of rows M.
+
+    With `leading` axes instead of one, M stands for their product: x[A, B, K] gives y[A, B, N].
 
     Parameters in order: x[M, K] x_dtype, w[ceil(N/block), K, block] w_dtype (`pack_columns`), bias[N] y_dtype,
     residual[M, N] y_dtype, y[M, N] y_dtype. Raises PassError if `block` is not a multiple of the vector width.
@@ -82,14 +90,20 @@ def make_matmul(
     kernel = _Kernel(k, n, block, config)
     with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
         T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True, "op_pattern": 8})
-        m = IRBuilder.name("m", T.int64())
+        axes = [IRBuilder.name(f"m{i}", T.int64()) for i in range(leading)]
         names = ["x", "w", *["bias"] * bias, *["residual"] * residual, "y"]
         handles = {name: T.arg(f"{name}_handle", T.handle()) for name in names}
-        shapes = {"x": (m, k), "w": (-(-n // block), k, block), "bias": (n,), "residual": (m, n), "y": (m, n)}
+        shapes = {"w": (-(-n // block), k, block), "bias": (n,)}
         dtypes = {"x": x_dtype, "w": w_dtype}
+        m = reduce(mul, axes)
         for name in names:
-            buffer = T.match_buffer(handles[name], shapes[name], dtypes.get(name, y_dtype))
+            shape = shapes.get(name, (*axes, k if name == "x" else n))
+            buffer = T.match_buffer(handles[name], shape, dtypes.get(name, y_dtype))
             kernel.buffers[name] = IRBuilder.name(name, buffer)
+        for name, buffer in kernel.buffers.items():
+            if name not in shapes and leading > 1:
+                rows = T.decl_buffer((m, buffer.shape[-1]), str(buffer.dtype), data=buffer.data, layout=None)
+                kernel.buffers[name] = IRBuilder.name(f"{name}_rows", rows)
         kernel.emit(m)
     return builder.get()
 
@@ -102,20 +116,20 @@ class _Kernel:
         self.blocks = -(-n // block)
         self.buffers: dict[str, tirx.Buffer] = {}
 
-    def emit(self, m: tirx.Var) -> None:
+    def emit(self, m: Expr) -> None:
         """All tasks: (column block, chunk of row tiles), the chunks of one block next to each other."""
         chunk = self.config.rows * self.config.tiles
         chunks = T.ceildiv(m, T.int64(chunk))
         loop = T.serial if self.k * self.n <= SERIAL_LIMIT else T.parallel
         with loop(T.int64(0), self.blocks * chunks) as task:
             IRBuilder.name("task", task)
-            j = _let("j", task // chunks)
-            start = _let("start", task % chunks * chunk)
-            stop = _let("stop", T.min(start + chunk, m))
+            j = let("j", task // chunks)
+            start = let("start", task % chunks * chunk)
+            stop = let("stop", T.min(start + chunk, m))
             full = T.int64(self.config.rows)
             with T.serial(T.int64(0), (stop - start) // full) as tile:
-                self._tile(j, _let("first", start + tile * full), self.config.rows)
-            rest = _let("rest", (stop - start) % full)
+                self._tile(j, let("first", start + tile * full), self.config.rows)
+            rest = let("rest", (stop - start) % full)
             self._rest(j, stop - rest, rest)
 
     def _rest(self, j, first, rest) -> None:
@@ -125,7 +139,7 @@ class _Kernel:
             with T.If(T.bitwise_and(rest, T.int64(size)) != 0):
                 with T.Then():
                     before = T.bitwise_and(rest, T.int64(-2 * size))
-                    self._tile(j, _let("first", first + before), size)
+                    self._tile(j, let("first", first + before), size)
             size //= 2
 
     def _tile(self, j, first, rows: int) -> None:
@@ -137,17 +151,15 @@ class _Kernel:
         x, w, lanes = self.buffers["x"], self.buffers["w"], self.config.lanes
         cells = [(i, c) for i in range(rows) for c in range(0, width, lanes)]
         # A buffer of more than 1 KiB, or of scope "local", would be allocated on the heap: one for each register.
-        acc = {cell: T.alloc_buffer((lanes,), "float32", layout=None) for cell in cells}
-        every = T.ramp(0, 1, lanes)
+        acc = {cell: scratch(lanes) for cell in cells}
+        every = at(0, lanes)
         for cell in cells:
-            T.buffer_store(acc[cell], T.broadcast(T.float32(0), lanes), [every])
+            T.buffer_store(acc[cell], splat(0.0, lanes), [every])
         with T.serial(T.int64(0), T.int64(self.k)) as kk:
             IRBuilder.name("kk", kk)
-            weights = {
-                c: _let(f"w{c}", _f32(w[j, kk, T.ramp(left + c, 1, lanes)], lanes)) for c in range(0, width, lanes)
-            }
+            weights = {c: let(f"w{c}", load(w, [j, kk, left + c], lanes)) for c in range(0, width, lanes)}
             for i, c in cells:
-                value = T.broadcast(_f32(x[first + i, kk]), lanes)
+                value = splat(load(x, [first + i, kk], 1), lanes)
                 T.buffer_store(acc[i, c], acc[i, c][every] + value * weights[c], [every])
         for i, c in cells:
             self._store(acc[i, c], j, first + i, left + c)
@@ -155,7 +167,7 @@ class _Kernel:
     def _store(self, acc, j, row, offset: int) -> None:
         """Writes one vector; the vectors of the last block that reach beyond column N element by element."""
         lanes, column = self.config.lanes, j * self.block + offset
-        every = T.ramp(0, 1, lanes)
+        every = at(0, lanes)
         valid = self.n - (self.blocks - 1) * self.block - offset
         if valid >= lanes:
             self._write(acc[every], row, column, lanes)
@@ -168,30 +180,15 @@ class _Kernel:
                     T.evaluate(0)
                     return
                 # An element picked by a run-time lane would force the accumulator out of its register.
-                spill = T.alloc_buffer((lanes,), "float32", layout=None)
+                spill = scratch(lanes)
                 T.buffer_store(spill, acc[every], [every])
                 with T.serial(T.int64(0), T.int64(valid)) as lane:
                     self._write(spill[lane], row, column + lane, 1)
 
     def _write(self, value, row, column, lanes: int) -> None:
         y, bias, residual = (self.buffers.get(name) for name in ("y", "bias", "residual"))
-        at = T.ramp(column, 1, lanes) if lanes > 1 else column
         if bias is not None:
-            value = value + _f32(bias[at], lanes)
+            value = value + load(bias, [column], lanes)
         if residual is not None:
-            value = value + _f32(residual[row, at], lanes)
-        dtype = str(y.dtype)
-        T.buffer_store(y, value if dtype == "float32" else T.Cast(_vector(dtype, lanes), value), [row, at])
-
-
-def _let(name: str, value):
-    return IRBuilder.name(name, T.Bind(value))
-
-
-def _vector(dtype: str, lanes: int) -> str:
-    return dtype if lanes == 1 else f"{dtype}x{lanes}"
-
-
-def _f32(value, lanes: int = 1):
-    dtype = str(value.ty.dtype) if hasattr(value.ty, "dtype") else str(value.dtype)
-    return value if dtype.startswith("float32") else T.Cast(_vector("float32", lanes), value)
+            value = value + load(residual, [row, column], lanes)
+        store(y, value, [row, column], lanes)

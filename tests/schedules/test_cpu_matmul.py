@@ -94,3 +94,13 @@ def test_no_rows_is_allowed():
 def test_a_block_that_is_not_whole_vectors_is_rejected():
     with pytest.raises(PassError, match="multiple of 16"):
         make_matmul(8, 24, block=24)
+
+
+def test_several_leading_axes():
+    rng = np.random.default_rng(4)
+    weight, x = rng.standard_normal((24, 40), np.float32), rng.standard_normal((2, 3, 5, 24), np.float32)
+    residual = rng.standard_normal((2, 3, 5, 40), np.float32)
+    kernel = compile_for(make_matmul(24, 40, residual=True, leading=3))
+    y = tvm.runtime.tensor(np.empty((2, 3, 5, 40), np.float32))
+    kernel(*[tvm.runtime.tensor(array) for array in (x, pack_columns(weight), residual)], y)
+    np.testing.assert_allclose(y.numpy(), x @ weight + residual, rtol=1e-5, atol=1e-5)
