@@ -1,0 +1,63 @@
+"""Dialect ops become kernel calls."""
+
+from cpu_kernels import cpu_schedules
+from outline import outline
+from toy import toy_module
+from tvm import relax
+
+from tqc.passes.attach_cache import AttachCache
+from tqc.passes.lower_to_schedules import LowerToSchedules
+from tqc.passes.quantize_cache import QuantizeCache
+
+
+def lowered(records=None, **schemes):
+    module = QuantizeCache(**schemes)(AttachCache(sinks=0)(toy_module()))
+    return LowerToSchedules(schedules=cpu_schedules(), records=[] if records is None else records)(module)
+
+
+def kernel_calls(func) -> list[tuple[str, str, int]]:
+    """(op, kernel, arguments) of every kernel call, in order."""
+    calls = [b.value for block in func.body.blocks for b in block.bindings if isinstance(b.value, relax.Call)]
+    return [
+        (call.op.name, call.args[0].name_hint, len(call.args[1].fields))
+        for call in calls
+        if call.op.name.startswith("relax.call_tir")
+    ]
+
+
+def test_decode_appends_in_place_and_attends():
+    decode = lowered()["decode"]
+    assert kernel_calls(decode) == [("relax.call_tir_inplace", "tqc_append", 11), ("relax.call_tir", "tqc_decode", 10)]
+    assert not any("tqc.cache" in line for line in outline(decode))
+
+
+def test_the_state_is_what_is_written_in_place():
+    decode = lowered()["decode"]
+    call = next(
+        b.value
+        for block in decode.body.blocks
+        for b in block.bindings
+        if isinstance(b.value, relax.Call) and b.value.op.name == "relax.call_tir_inplace"
+    )
+    written = [call.args[1].fields[int(i)] for i in call.attrs.inplace_indices]
+    assert [var.name for var in written] == [
+        f"layer0_{name}" for name in ("tail_k", "tail_v", "k_codes", "k_scale", "v_codes", "v_scale")
+    ]
+
+
+def test_functions_share_a_kernel_and_it_is_recorded():
+    records = []
+    module = lowered(records)
+    assert {kernel for name in ("prefill", "prefill_all") for _, kernel, _ in kernel_calls(module[name])} == {
+        "tqc_append",
+        "tqc_prefill",
+    }
+    assert sorted(record.schedule for record in records) == ["append", "decode", "prefill"]
+    prefill = next(record for record in records if record.schedule == "prefill")
+    assert prefill.config["k"] == "tq4"
+    assert prefill.config["softmax_scale"] == 0.25
+    assert prefill.config["isa"] == "portable"
+
+
+def test_an_op_without_a_schedule_is_left_to_tvm():
+    assert any("tqc.rope" in line for line in outline(lowered()["decode"]))
