@@ -1,0 +1,79 @@
+"""Key means of a model whose keys are known."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from tqc.compiler.calibrate import MAX_TOKENS, built_in_text, measure_key_means
+from tqc.errors import FrontendError
+
+WORDS = ("a", "b", "c", "d", "e")
+KEYS = np.random.default_rng(0).standard_normal((len(WORDS), 32)).astype("float32")
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A model of one layer with 2 KV heads of 16: the key of a token is a row of a table, whatever its position."""
+    _write(tmp_path / "model.onnx", KEYS)
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="a"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    return tmp_path / "model.onnx"
+
+
+def _write(path, keys):
+    tensors = [numpy_helper.from_array(keys, "table"), numpy_helper.from_array(np.array([0, -1, 2, 16]), "split")]
+    nodes = [
+        helper.make_node("Gather", ["table", "input_ids"], ["rows"]),
+        helper.make_node("Reshape", ["rows", "split"], ["heads"]),
+        helper.make_node("Transpose", ["heads"], ["fresh"], perm=[0, 2, 1, 3]),
+        helper.make_node("Concat", ["past_key_values.0.key", "fresh"], ["present.0.key"], axis=2),
+    ]
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "keys",
+        [
+            value("input_ids", TensorProto.INT64, ["batch", "seq"]),
+            value("past_key_values.0.key", TensorProto.FLOAT, ["batch", 2, "past", 16]),
+        ],
+        [value("present.0.key", TensorProto.FLOAT, ["batch", 2, "total", 16])],
+        tensors,
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+
+
+def test_the_mean_leaves_out_the_first_tokens(model):
+    result = measure_key_means(model, "a b c d d e", skip=2)
+    truth = KEYS[[2, 3, 3, 4]].reshape(4, 2, 16).mean(0)
+    assert list(result.means) == [0]
+    assert result.tokens == 4
+    np.testing.assert_allclose(result.means[0], truth, atol=1e-6)
+
+
+def test_a_long_text_is_cut(model):
+    assert measure_key_means(model, "b " * 2000, skip=4).tokens == MAX_TOKENS - 4
+
+
+def test_without_a_tokenizer_there_is_nothing_to_measure(model):
+    (model.parent / "tokenizer.json").unlink()
+    assert measure_key_means(model, "a b c", skip=0) is None
+
+
+def test_reject_a_short_text(model):
+    with pytest.raises(FrontendError, match="too short"):
+        measure_key_means(model, "a b c", skip=4)
+
+
+def test_reject_keys_that_are_not_finite(model):
+    broken = KEYS.copy()
+    broken[1, 20] = np.nan
+    _write(model, broken)
+    with pytest.raises(FrontendError, match="not finite"):
+        measure_key_means(model, "a b c d", skip=0)
+
+
+def test_the_built_in_text_is_long_enough():
+    assert len(built_in_text().split()) > MAX_TOKENS

@@ -1,0 +1,30 @@
+"""What a compilation may be asked for."""
+
+from pathlib import Path
+
+import pytest
+
+from tqc.compiler import CompileOptions
+from tqc.errors import CodecError, PassError
+
+
+def options(**changes):
+    return CompileOptions(Path("model.onnx"), Path("out.tqc"), **changes)
+
+
+def test_defaults():
+    assert (options().kv, options().sinks, options().recent, options().page) == ("tq4", 4, 128, 64)
+    assert options(sinks=0, recent=0).recent == 0
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("sinks", -1), ("recent", -5), ("page", 8), ("page", 24), ("max_context", 0)]
+)
+def test_reject_lengths_out_of_range(field, value):
+    with pytest.raises(PassError, match=field.replace("_", "-")):
+        options(**{field: value})
+
+
+def test_reject_an_unknown_scheme_before_anything_is_read():
+    with pytest.raises(CodecError, match="tq44"):
+        options(kv="tq44")
