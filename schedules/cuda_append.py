@@ -31,7 +31,7 @@ from tqc.schedules.cuda_builder import (
     when,
 )
 from tqc.schedules.cuda_cache import Cache
-from tqc.schedules.cuda_codes import Books, encode, plane_offset, store_group
+from tqc.schedules.cuda_codes import Books, Encoder, plane_offset, store_group
 from tqc.schedules.cuda_config import CudaConfig
 
 _HALF_OVERFLOW = 65520.0  # from here on float16 rounds to infinity
@@ -153,9 +153,10 @@ class _PageWriter:
             group, token = divide(item, page)
             total = local("product_sum", 1)
             store(total, f32(0.0), 0)
+            encode = Encoder(thresholds, bits)
             with T.unroll(0, LANES) as j:
-                x = T.Bind(_unit(source.value(token, group * LANES + j), norm[token]))
-                accumulate(total, x * centroids[encode(x, thresholds, bits)], 0)
+                code = encode(_unit(source.value(token, group * LANES + j), norm[token]))
+                accumulate(total, encode.x[0] * centroids[code], 0)
             store(parts, total[0], group, token)
         with self._phase(page) as token:
             scale = T.Bind(norm[token] / _sum_rows(parts, groups, token))
@@ -171,11 +172,11 @@ class _PageWriter:
         with self._phase(along // LANES * lanes) as item:
             group, lane = divide(item, lanes)
             codes = local("codes", LANES, "uint32")
+            encode = Encoder(thresholds, bits)
             with T.unroll(0, LANES) as j:
                 place = T.Bind(group * LANES + j)
                 token, d = (lane, place) if self.side == "k" else (place, lane)
-                x = T.Bind(_unit(source.value(token, d), norm[token]))
-                store(codes, encode(x, thresholds, bits), j)
+                store(codes, encode(_unit(source.value(token, d), norm[token])), j)
 
             def put(shift: int, width: int, i: int, word: Expr) -> None:
                 offset = plane_offset(along * lanes, shift) + (group * width + i) * lanes + lane

@@ -13,7 +13,6 @@ import numpy as np
 from tvm import tirx
 from tvm.ir import Expr
 from tvm.tirx import Buffer
-from tvm.tirx.script.builder import ir as T
 
 from tqc.codec.layout import LANES, code_bits, planes
 from tqc.codec.lloyd_max import codebook
@@ -95,10 +94,19 @@ def store_group(codes: Buffer, put: Callable[[int, int, int, Expr], None], bits:
             put(shift, width, i, tirx.Cast("uint16", _either(fields)))
 
 
-def encode(x: Expr, thresholds: Buffer, bits: int) -> Expr:
-    """The number of thresholds below x, found by halving: int32. NaN is below none."""
-    code: Expr = i32(0)
-    for bit in reversed(range(bits)):
-        step = 1 << bit
-        code = T.Bind(code + tirx.Select(thresholds[code + (step - 1)] < x, i32(step), i32(0)))
-    return code
+class Encoder:
+    """Finds codes by halving, in registers: bound expressions would be inlined into each other at every step."""
+
+    def __init__(self, thresholds: Buffer, bits: int) -> None:
+        self.thresholds, self.bits = thresholds, bits
+        self.x, self.found = local("encoded", 1), local("found", 1, "int32")
+
+    def __call__(self, x: Expr) -> Expr:
+        """The number of thresholds below x, as int32; NaN is above none. Valid until the next call."""
+        store(self.x, x, 0)
+        store(self.found, i32(0), 0)
+        for bit in reversed(range(self.bits)):
+            step = 1 << bit
+            above = self.thresholds[self.found[0] + (step - 1)] < self.x[0]
+            store(self.found, self.found[0] + tirx.Select(above, i32(step), i32(0)), 0)
+        return self.found[0]
