@@ -10,7 +10,6 @@ from tqc.frontend.canonical import canonicalise
 from tqc.frontend.load import load
 from tqc.frontend.operators import BUILDERS
 
-
 ONE = np.float32(1)
 
 

@@ -46,7 +46,7 @@ def test_fused_attention_of_other_domains_is_unsupported(decoder, tmp_path):
     model = decoder()
     at = next(i for i, node in enumerate(model.nodes) if node.output[0] == "y")
     model.nodes[at] = helper.make_node("GroupQueryAttention", ["q", "k", "v"], ["y"], "gqa", domain="com.microsoft")
-    with pytest.raises(FrontendError, match="com.microsoft::GroupQueryAttention gqa"):
+    with pytest.raises(FrontendError, match=r"com\.microsoft::GroupQueryAttention gqa"):
         _canonical(model, tmp_path)
 
 

@@ -55,9 +55,9 @@ class _Context:
             result = self.emit(BUILDERS[node.kind](operands, node), identifier(node.outputs[0]))
         except FrontendError:
             raise
-        except (TypeError, ValueError, IndexError, tvm.error.TVMError) as error:
+        except Exception as error:
             raise FrontendError(
-                "An operation cannot be converted.", where=node.label, found=str(error).strip().splitlines()[-1]
+                "An operation cannot be converted.", where=node.label, found=str(error).strip().splitlines()[0]
             ) from error
         if len(node.outputs) == 1:
             self.values[node.outputs[0]] = result
