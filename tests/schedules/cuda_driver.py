@@ -13,8 +13,8 @@ from tqc.schedules.cuda_config import CudaConfig
 from tqc.schedules.cuda_decode import make_decode
 from tqc.schedules.cuda_prefill import make_prefill
 
-from .cpu_driver import Sequences
-from .emulate import emulate
+from cpu_driver import Sequences
+from emulate import emulate
 
 
 def cuda_kernels(
