@@ -52,6 +52,12 @@ def test_ancestors():
     assert graph.ancestors(["y"]) == {"y", "a", "c", "x"}
 
 
+def test_ancestors_by_value_stop_at_shapes():
+    graph = _graph([Node("Abs", ["x"], ["a"]), Node("Shape", ["a"], ["s"]), Node("Neg", ["s"], ["y"])])
+    assert graph.ancestors(["y"], values_only=True) == {"y", "s"}
+    assert graph.ancestors(["y"]) == {"y", "s", "a", "x"}
+
+
 def test_labels_fall_back_to_the_output():
     assert Node("Add", [], ["t"]).label == "Add t"
     assert Node("Add", [], ["t"], name="/model/Add").label == "Add /model/Add"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 
 import numpy as np
 import onnx
 import pytest
 import tvm_ffi
+from tvm import relax
 
 from tqc.errors import FrontendError
 from tqc.frontend import import_model
@@ -132,12 +134,18 @@ def test_function_has_symbolic_sizes_and_weights_in_order(pair, name):
 
 @pytest.mark.parametrize("name", FLOAT32 + FLOAT16)
 def test_layers_are_few_fused_operations(pair, name):
-    text = pair(name).imported.mod.script()
-    counts = {op: len(re.findall(rf"\btqc\.{op}\(|\"tqc\.{op}\"", text)) for op in ("attention", "rope", "rms_norm")}
-    if not any(counts.values()):
-        counts = {op: text.count(f"tqc.{op}") for op in counts}
-    assert counts == {"attention": 2, "rope": 4, "rms_norm": 5}
-    assert not re.search(r"R\.(cos|sin|sqrt|mean|strided_slice|nn\.softmax)\b", text)
+    calls = []
+
+    def visit(expr):
+        if isinstance(expr, relax.Call):
+            calls.append(expr.op.name)
+
+    relax.analysis.post_order_visit(pair(name).imported.mod["main"], visit)
+    counts = Counter(calls)
+    assert [counts[f"tqc.{op}"] for op in ("attention", "rope", "rms_norm")] == [2, 4, 5]
+    others = {"take", "matmul", "reshape", "permute_dims", "add", "multiply", "sigmoid", "astype"}
+    assert {op for op in counts if not op.startswith("tqc.")} <= {f"relax.{op}" for op in others}
+    assert ("relax.astype" in counts) == (name in FLOAT16)
 
 
 def test_same_file_gives_the_same_module_and_digest(exported, pair):
@@ -167,6 +175,16 @@ def test_digest_covers_the_external_data(exported, tmp_path):
         file.seek(1000)
         file.write(b"\x01")
     assert import_model(path).sha256 != before
+
+
+def test_surprises_end_in_frontend_errors(exported, monkeypatch):
+    def fail(*_):
+        raise KeyError("surprise")
+
+    monkeypatch.setattr("tqc.frontend.imported.canonicalise", fail)
+    with pytest.raises(FrontendError, match="KeyError: 'surprise'") as caught:
+        import_model(exported("llama"))
+    assert isinstance(caught.value.__cause__, KeyError)
 
 
 def test_damaged_files_end_in_frontend_errors(exported, tmp_path):

@@ -41,6 +41,15 @@ def test_a_window_too_wide_to_try(decoder, tmp_path):
         _layer(decoder, tmp_path, mask="window", window=1 << 20)
 
 
+def test_constants_that_only_shapes_pass_by_do_not_count(decoder, tmp_path):
+    model = decoder()
+    factor = model.constant("huge", np.float32(1 << 20))
+    scaled = model.add("Mul", ["past_key_values.0.key", factor], "scaled_past")
+    next(node for node in model.nodes if node.output[0] == "past_size_shape").input[0] = scaled
+    model.nodes.insert(0, model.nodes.pop())
+    assert canonicalise(build(load(model.save(tmp_path))), BUILDERS).layers[0].window == 0
+
+
 def _observed(allowed: np.ndarray, setting: Setting) -> Observed:
     return Observed(setting, {"m": np.where(allowed, np.float32(0), np.float32(-np.inf))}, {})
 

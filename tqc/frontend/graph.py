@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,8 +112,11 @@ class Graph:
     def constant(self, tensor: str) -> np.ndarray | None:
         return self.constants.get(tensor)
 
-    def ancestors(self, tensors: list[str]) -> set[str]:
-        """Every tensor that the given ones are computed from, themselves included."""
+    def ancestors(self, tensors: Iterable[str], *, values_only: bool = False) -> set[str]:
+        """Every tensor that the given ones are computed from, themselves included.
+
+        `values_only` leaves out what matters only through its shape, that is the operands of Shape.
+        """
         seen: set[str] = set()
         stack = list(tensors)
         while stack:
@@ -120,6 +124,7 @@ class Graph:
             if not tensor or tensor in seen:
                 continue
             seen.add(tensor)
-            if node := self.producer.get(tensor):
+            node = self.producer.get(tensor)
+            if node and not (values_only and node.kind in ("Shape", "Size")):
                 stack.extend(node.inputs)
         return seen

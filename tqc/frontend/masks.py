@@ -47,7 +47,7 @@ def settings(graph: Graph, masks: set[str]) -> tuple[Setting, ...]:
     Raises UnknownMask if such a constant is too large to be tried.
     """
     limit = 0
-    for name in graph.ancestors(sorted(masks)):
+    for name in graph.ancestors(masks, values_only=True):
         array = graph.constants.get(name)
         if array is not None and array.size == 1 and array.dtype.kind in "iuf":
             size = abs(float(array.reshape(())))

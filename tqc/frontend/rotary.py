@@ -87,17 +87,18 @@ def _rotates(facts: Facts, tensor: str, x: str, dim: int) -> bool:
 
 
 def _scaling(facts: Facts, cos: str, found: float, tolerance: float) -> float:
-    """The factor on cos and sin: the constant in the graph that is closest to what was seen."""
-    constants = (facts.graph.constants.get(t) for t in facts.graph.ancestors([cos]))
+    """The factor on cos and sin: a constant of the graph, or 1, if one is what was seen, else what was seen."""
+    constants = (facts.graph.constants.get(t) for t in facts.graph.ancestors([cos], values_only=True))
     exact = [float(c.reshape(())) for c in constants if c is not None and c.size == 1 and c.dtype.kind == "f"]
-    return min([1.0, *exact], key=lambda value: abs(value - found)) if exact or abs(found - 1) < tolerance else found
+    nearest = min([1.0, *exact], key=lambda value: abs(value - found))
+    return nearest if abs(nearest - found) <= tolerance else found
 
 
 def _angles(facts: Facts, cos: str, sin: str, dim: int, dtype: str) -> _Angles | None:
     """f and a with cos = a·cos(position·f) and sin = a·sin(position·f) at every size tried, None if there are none."""
     tolerance = _TOLERANCE.get(dtype)
     graph = facts.graph
-    constants = (graph.constants.get(t) for t in graph.ancestors([cos, sin]))
+    constants = (graph.constants.get(t) for t in graph.ancestors([cos, sin], values_only=True))
     rows = {c.reshape(-1).tobytes(): c.reshape(-1) for c in constants if c is not None and c.size == dim // 2}
     frequencies = [row for row in rows.values() if row.dtype == np.float32]
     if len(frequencies) != 1 or tolerance is None:
