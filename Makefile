@@ -4,8 +4,6 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-# The exporter's torch. On a machine where pip would pick a build for GPUs, name the CPU index:
-#   make demo TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
 TORCH ?= torch==2.13.0
 # Long enough that most of it is held as codes: the newest 128 to 192 tokens and the first 4 stay exact.
 PROMPT_FILE ?= models/demo_prompt.txt
