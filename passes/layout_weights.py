@@ -42,6 +42,7 @@ class LayoutWeights(ModulePass):
     A weight that only matmuls read changes its type. One that something else reads too (a tied embedding) stays, and a
     packed copy joins the parameters. `weights` maps parameter names to weights with `then(transform, shape=, dtype=)`
     and is updated in place. A following add of a vector [N] or of a tensor of the result's shape moves into the kernel.
+    Weights that meet the same x (q, k and v; gate and up) share one call.
     """
 
     name: ClassVar[str] = "layout-weights"
@@ -56,10 +57,11 @@ class LayoutWeights(ModulePass):
         for use, new_name in layout.items():
             self._record(use, new_name, list(plans.values()))
         others = {gv: func for gv, func in mod.functions_items() if not isinstance(func, relax.Function)}
+        kernels: dict[tuple, tvm.ir.GlobalVar] = {}
         builder = relax.BlockBuilder(tvm.IRModule(others, attrs=mod.attrs))
         for name, func in functions.items():
             if name in plans:
-                _Rewriter(self, plans[name], layout).run(name, builder)
+                _Rewriter(self, plans[name], layout, kernels).run(name, builder)
             else:
                 re_emit(func, name, lambda *_: KEEP, builder=builder)
         return builder.get()
@@ -83,11 +85,13 @@ class LayoutWeights(ModulePass):
 class _Rewriter:
     """Writes one function anew with packed matmuls."""
 
-    def __init__(self, options: LayoutWeights, plan: MatmulPlan, layout: dict[WeightUse, str]) -> None:
+    def __init__(self, options: LayoutWeights, plan: MatmulPlan, layout: dict[WeightUse, str], kernels: dict) -> None:
         self.options, self.plan, self.layout = options, plan, layout
         self.product = {v: p for p in plan.products for v in (p.var, *(e.var for e in p.epilogue))}
         self.seen: dict[relax.Var, relax.Call] = {}
         self.packed: dict[WeightUse, relax.Var] = {}
+        self.results: dict[relax.Var, relax.Var] = {}
+        self.kernels = kernels
 
     def run(self, name: str, builder: relax.BlockBuilder) -> None:
         params = list(self.plan.func.params)
@@ -100,7 +104,7 @@ class _Rewriter:
             self.packed[use] = relax.Var(new_name, relax.TensorType(shape, dtype_of(old.ty)))
             if new_name == use.name:
                 params[index[use.name]] = self.packed[use]
-            elif use in self.plan.weights:
+            else:
                 params.append(self.packed[use])
         re_emit(self.plan.func, name, self._rule, params=params, builder=builder)
 
@@ -111,29 +115,48 @@ class _Rewriter:
         if product is None:
             return KEEP
         self.seen[var] = value
-        return self._call(bb, product) if var.same_as(product.end) else DROP
+        group = self.plan.groups.get(product.var)
+        if group is None:
+            return self._call(bb, [product]) if var.same_as(product.end) else DROP
+        if var.same_as(group[0].var):
+            results = bb.emit(self._call(bb, group))
+            self.results |= {p.end: bb.emit(relax.TupleGetItem(results, i)) for i, p in enumerate(group)}
+        return self.results[var] if var.same_as(product.end) else DROP
 
-    def _call(self, bb: relax.BlockBuilder, product: Product) -> relax.Expr:
-        value = self.seen[product.var]
-        added = {e.kind: self.seen[e.var].args[e.position] for e in product.epilogue}
-        ty = product.end.ty
-        x, weight = value.args[0], self._right_side(product, value)
-        k, n = int(x.ty.shape[-1]), int(ty.shape[-1])
-        kernel = make_matmul(
-            k,
-            n,
-            self.options.block,
-            x_dtype=dtype_of(x.ty),
-            w_dtype=dtype_of(weight.ty),
-            y_dtype=dtype_of(ty),
-            bias="bias" in added,
-            residual="residual" in added,
-            leading=x.ty.ndim - 1,
-            config=self.options.config,
-        )
-        gv = bb.add_func(kernel, "_".join([f"matmul_{k}x{n}", *added]))
-        args = [x, weight, *(added[kind] for kind in ("bias", "residual") if kind in added)]
-        return relax.op.call_tir(gv, args, out_ty=relax.TensorType(ty.shape, dtype_of(ty)))
+    def _call(self, bb: relax.BlockBuilder, group: list[Product]) -> relax.Expr:
+        """One kernel call for products of the same x; of one product, with all that is added to it."""
+        value = self.seen[group[0].var]
+        x, weights = value.args[0], [self._right_side(product, value) for product in group]
+        added = [self._added(product) for product in group]
+        types = [product.end.ty for product in group]
+        kernel = self._kernel(bb, x.ty, weights[0].ty, types, added)
+        biases = [parts["bias"] for parts in added if "bias" in parts]
+        residuals = [parts["residual"] for parts in added if "residual" in parts]
+        out = [relax.TensorType(ty.shape, dtype_of(ty)) for ty in types]
+        return relax.op.call_tir(kernel, [x, *weights, *biases, *residuals], out if len(out) > 1 else out[0])
+
+    def _added(self, product: Product) -> dict[str, relax.Expr]:
+        """What follows the product. In a group its add may not have been seen yet; parameters do not change."""
+        adds = {e.kind: (self.seen.get(e.var, self.plan.values[e.var]), e.position) for e in product.epilogue}
+        return {kind: add.args[position] for kind, (add, position) in adds.items()}
+
+    def _kernel(self, bb: relax.BlockBuilder, x: Any, w: Any, types: list, added: list[dict]) -> tvm.ir.GlobalVar:
+        k, widths = int(x.shape[-1]), [int(ty.shape[-1]) for ty in types]
+        options = {
+            "x_dtype": dtype_of(x),
+            "w_dtype": dtype_of(w),
+            "y_dtype": dtype_of(types[0]),
+            "bias": tuple("bias" in parts for parts in added),
+            "residual": any("residual" in parts for parts in added),
+            "leading": x.ndim - 1,
+        }
+        key = (k, *widths, *options.values())
+        if key not in self.kernels:
+            func = make_matmul(k, widths, self.options.block, **options, config=self.options.config)
+            suffixes = [name for name in ("bias", "residual") if any(name in parts for parts in added)]
+            name = "_".join([f"matmul_{k}x{'_'.join(map(str, widths))}", *suffixes])
+            self.kernels[key] = bb.add_func(func, name)
+        return self.kernels[key]
 
     def _right_side(self, product: Product, value: relax.Call) -> relax.Expr:
         if product.weight is not None:

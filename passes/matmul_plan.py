@@ -63,10 +63,12 @@ class MatmulPlan:
             for used in set(relax.analysis.free_vars(value)):
                 self.users.setdefault(used, []).append(var)
         self.results = set(relax.analysis.free_vars(self.func.body.body))
+        self.claimed: set[relax.Var] = set()
         self.matrices = {var for var in self.func.params[num_input(self.func) :] if _is_matrix(var.ty)}
         for var, value in self.values.items():
             if self._is_product(value):
                 self.products.append(Product(var, self._weight(value), tuple(self._epilogue(var))))
+        self.groups = self._group()
         taken = {product.var: product.weight for product in self.products}
         for weight in self.matrices:
             self._find_other_readers(weight, taken)
@@ -99,14 +101,29 @@ class MatmulPlan:
         while allowed:
             users = self.users.get(var, [])
             add = self.values[users[0]] if len(users) == 1 and var not in self.results else None
-            if not is_op(add, "add"):
-                return
+            if not is_op(add, "add") or users[0] in self.claimed:
+                return  # … or it adds two products, and the other one has taken it
             position = 1 if add.args[0].same_as(var) else 0
             kind = _added_kind(var.ty, add.args[position].ty)
             if add.args[position].same_as(var) or kind not in allowed:
                 return
             var, allowed = users[0], allowed[allowed.index(kind) + 1 :]
+            self.claimed.add(var)
             yield Epilogue(var, kind, position)
+
+    def _group(self) -> dict[relax.Var, list[Product]]:
+        """Products of weights with the same x → the list of them, which one kernel call can compute at its first.
+
+        Only what the first can know: a bias must be a parameter or a constant, a residual may come later.
+        """
+        groups: dict[tuple, list[Product]] = {}
+        for product in self.products:
+            added = [(e.kind, self.values[e.var].args[e.position]) for e in product.epilogue]
+            early = all(kind == "bias" and other not in self.values for kind, other in added)
+            if product.weight is not None and early:
+                x, w = self.values[product.var].args
+                groups.setdefault((x, dtype_of(w.ty), dtype_of(product.end.ty)), []).append(product)
+        return {product.var: group for group in groups.values() if len(group) > 1 for product in group}
 
     def _find_other_readers(self, weight: relax.Var, taken: dict[relax.Var, WeightUse | None]) -> None:
         def by_product(reader: relax.Var, operand: relax.Var, transposed: bool) -> bool:

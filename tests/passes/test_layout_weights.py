@@ -65,15 +65,6 @@ def array(*shape, dtype="float32"):
     return RNG.standard_normal(shape).astype(dtype)
 
 
-def ops(mod):
-    return [
-        binding.value.op.name_hint if binding.value.op.name == "relax.call_tir" else binding.value.op.name
-        for block in mod["main"].body.blocks
-        for binding in block.bindings
-        if isinstance(binding.value, relax.Call)
-    ]
-
-
 def callees(mod):
     return [
         binding.value.args[0].name_hint
@@ -122,6 +113,31 @@ def test_bias_and_residual_move_into_the_kernel():
     packed, _ = check(module(body, arrays), arrays)
     assert callees(packed) == ["matmul_24x24_bias_residual"]
     assert "R.add" not in str(packed["main"])
+
+
+def test_products_of_one_input_share_a_call():
+    arrays = {"q": array(24, 40), "k": array(24, 20), "v": array(24, 20), "b": array(20)}
+
+    def body(bb, x, w):
+        q = bb.emit(relax.op.matmul(x, w["q"]))
+        total = bb.emit(relax.op.sum(q))
+        k = bb.emit(relax.op.add(w["b"], bb.emit(relax.op.matmul(x, w["k"]))))
+        v = bb.emit(relax.op.matmul(x, w["v"]))
+        return bb.emit(relax.op.add(bb.emit(relax.op.multiply(k, v)), total))
+
+    packed, _ = check(module(body, arrays), arrays)
+    assert callees(packed) == ["matmul_24x40_20_20_bias"]
+
+
+def test_a_residual_that_needs_the_sister_product_is_not_grouped():
+    arrays = {"a": array(24, 24), "b": array(24, 24)}
+
+    def body(bb, x, w):
+        first = bb.emit(relax.op.matmul(x, w["a"]))
+        return bb.emit(relax.op.add(bb.emit(relax.op.matmul(x, w["b"])), first))
+
+    packed, _ = check(module(body, arrays), arrays)
+    assert callees(packed) == ["matmul_24x24", "matmul_24x24_residual"]
 
 
 def test_an_add_of_the_product_to_itself_stays():
@@ -185,7 +201,7 @@ def test_functions_of_a_module_agree_on_the_layout():
     mod.update(plain)
     packed = LayoutWeights()(mod)
     assert [p.name for p in packed["main"].params] == ["x", "w", "w.packed"]
-    assert [p.name for p in packed["other"].params] == ["x", "w"]
+    assert [p.name for p in packed["other"].params] == ["x", "w", "w.packed"]
 
 
 def test_repr_of_a_transform_names_its_options():

@@ -104,3 +104,21 @@ def test_several_leading_axes():
     y = tvm.runtime.tensor(np.empty((2, 3, 5, 40), np.float32))
     kernel(*[tvm.runtime.tensor(array) for array in (x, pack_columns(weight), residual)], y)
     np.testing.assert_allclose(y.numpy(), x @ weight + residual, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 130])
+def test_several_weights_in_one_call(rows):
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((rows, 24), np.float32)
+    weights = [rng.standard_normal((24, n), np.float32) for n in (64, 40, 7)]
+    bias = rng.standard_normal(40, np.float32)
+    kernel = compile_for(make_matmul(24, (64, 40, 7), bias=(False, True, False)))
+    results = [tvm.runtime.tensor(np.full((rows, n), np.nan, np.float32)) for n in (64, 40, 7)]
+    kernel(*[tvm.runtime.tensor(a) for a in (x, *map(pack_columns, weights), bias)], *results)
+    for result, weight, added in zip(results, weights, (0, bias, 0), strict=True):
+        np.testing.assert_allclose(result.numpy(), x @ weight + added, rtol=1e-5, atol=1e-5)
+
+
+def test_a_residual_of_several_products_is_rejected():
+    with pytest.raises(PassError, match="2 weights"):
+        make_matmul(8, (32, 32), residual=True)
