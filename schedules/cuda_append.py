@@ -38,15 +38,13 @@ _HALF_OVERFLOW = 65520.0  # from here on float16 rounds to infinity
 _TOKENS = 16  # tokens that one block writes to the sinks and the tail
 
 
-def make_append(
-    layout: CacheLayout, *, dtype: str = "float32", config: CudaConfig | None = None
-) -> tirx.PrimFunc:
+def make_append(layout: CacheLayout, *, dtype: str = "float32", config: CudaConfig | None = None) -> tirx.PrimFunc:
     """append(k [B, Hk, S, D], v [B, Hk, S, D], length [B], new_len [B], page_table [B, NP], *state), in place.
 
     k, v are of `dtype`; S may exceed the tail. Pages that become due are encoded from the tail and the chunk, then
     rows that stay exact are written. Raises TargetError if the layout does not fit a block.
     """
-    config = config or CudaConfig.for_layout(layout)
+    config = config or CudaConfig()
     config.check(layout, dtype)
     return build_kernel("cuda_append", lambda: _emit(layout, dtype, config))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tqc.codec.layout import LANES, CacheLayout, code_bits
 from tqc.errors import TargetError
@@ -20,28 +20,27 @@ class CudaConfig:
     """Decisions of one CUDA kernel.
 
     `threads` of a block; `splits`: blocks that share the context of one KV head in decode; `query_rows`: queries of one
-    block in prefill, each with its whole GQA group. Raises TargetError on a value outside its range.
+    block in prefill, each with its whole GQA group (None: 4, or 2 or 1 where more do not fit a block). Raises TargetError
+    on a value outside its range.
     """
 
     threads: int = 128
     splits: int = 32
-    query_rows: int = 4
+    query_rows: int | None = None
 
     def __post_init__(self) -> None:
         if self.threads % 32 or not 32 <= self.threads <= 1024:
             _refuse("threads", "a multiple of 32 up to 1024", self.threads)
         if not 1 <= self.splits <= 1024:
             _refuse("splits", "1 to 1024", self.splits)
-        if not 1 <= self.query_rows <= _MAX_ROWS:
+        if self.query_rows is not None and not 1 <= self.query_rows <= _MAX_ROWS:
             _refuse("query_rows", f"1 to {_MAX_ROWS}", self.query_rows)
 
-    @classmethod
-    def for_layout(cls, layout: CacheLayout, **options: int) -> CudaConfig:
-        """The default decisions, with as many of the default query rows as fit beside the layout's GQA group."""
-        config = cls(**options)
-        while "query_rows" not in options and config.query_rows > 1 and not config.fits(layout, config.query_rows):
-            config = replace(config, query_rows=config.query_rows // 2)
-        return config
+    def queries(self, layout: CacheLayout) -> int:
+        """Queries of one block in prefill."""
+        if self.query_rows is not None:
+            return self.query_rows
+        return next((rows for rows in (4, 2) if self.fits(layout, rows)), 1)
 
     def k_slices(self, layout: CacheLayout) -> int:
         """Threads that share the dims of one key."""

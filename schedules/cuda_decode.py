@@ -43,7 +43,7 @@ def make_decode(
     zeros. Two launches: partial results of `config.splits` blocks per KV head and sequence, then their merge; the
     partial results lie in a workspace of TVM's. Raises TargetError if the layout does not fit a block.
     """
-    config = config or CudaConfig.for_layout(layout)
+    config = config or CudaConfig()
     config.check(layout, dtype)
     scores = Scores(softmax_scale, softcap, window)
     return build_kernel("cuda_decode", lambda: _emit(layout, scores, dtype, config))

@@ -40,17 +40,17 @@ def make_prefill(
 
     q, k, v, y are of `dtype`. The cache does not hold the chunk yet: query i, at position length + i, sees the
     `length` cached tokens and rows j ≤ i of the chunk. Rows from new_len on are padding and get zeros. A block takes
-    `config.query_rows` queries of one GQA group. Raises TargetError if the layout does not fit a block.
+    `config.queries(layout)` queries of one GQA group. Raises TargetError if the layout does not fit a block.
     """
-    config = config or CudaConfig.for_layout(layout)
-    config.check(layout, dtype, config.query_rows)
+    config = config or CudaConfig()
+    config.check(layout, dtype, config.queries(layout))
     scores = Scores(softmax_scale, softcap, window)
     return build_kernel("cuda_prefill", lambda: _emit(layout, scores, dtype, config))
 
 
 def _emit(layout: CacheLayout, scores: Scores, dtype: str, config: CudaConfig) -> None:
     batch, chunk, dim, group = dimension("batch"), dimension("chunk"), layout.head_dim, layout.group
-    queries, page = config.query_rows, layout.page
+    queries, page = config.queries(layout), layout.page
     q = argument("q", (batch, layout.query_heads, chunk, dim), dtype)
     k = argument("k", (batch, layout.kv_heads, chunk, dim), dtype)
     v = argument("v", (batch, layout.kv_heads, chunk, dim), dtype)

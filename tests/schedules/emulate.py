@@ -26,7 +26,6 @@ def as_serial(kernel: tirx.PrimFunc, *, reverse: bool = False) -> tirx.PrimFunc:
         return f"{indent}for {index}_r in range({extent}):\n{indent}    {index} = ({extent}) - 1 - {index}_r"
 
     text = kernel.script()
-    assert _SHARED in text or not _BARRIER.search(text)
     text = _BINDING.sub(loop, text.replace(_SHARED, ""))
     text = _BARRIER.sub(r"\1T.evaluate(0)", text).replace("in T.unroll(", "in range(")
     assert "thread_binding" not in text

@@ -11,7 +11,7 @@ _KINDS = {1: "compute", 2: "sm"}
 def architectures(blob: bytes) -> tuple[str, ...]:
     """The entries of every fat binary inside `blob`, in order and each once: `sm_90` machine code, `compute_90` PTX.
 
-    `blob` is a fat binary or a file that contains some, such as a shared library.
+    The letter of `sm_90a` is not in the header. `blob` is a fat binary or a file that contains some, such as a shared library.
     """
     found: dict[str, None] = {}
     start = blob.find(MAGIC)
@@ -22,6 +22,8 @@ def architectures(blob: bytes) -> tuple[str, ...]:
 
 
 def _entries(blob: bytes, start: int) -> list[str]:
+    if start + 16 > len(blob):
+        return []
     _, version, header, size = struct.unpack_from("<IHHQ", blob, start)
     if version != 1 or header != 16 or start + header + size > len(blob):
         return []  # the four bytes occur by chance
