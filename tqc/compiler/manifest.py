@@ -1,0 +1,181 @@
+"""What the artifact says about a compilation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+from tvm import relax
+
+from tqc.artifact import (
+    Cache,
+    Centring,
+    Digests,
+    Kernel,
+    Layer,
+    Library,
+    Manifest,
+    Source,
+    StateTensor,
+    command_line,
+)
+from tqc.codec import rotation
+from tqc.codec.layout import CacheLayout, code_bits
+from tqc.codec.lloyd_max import codebook
+from tqc.dialect import is_op_call, layout_of
+from tqc.errors import FrontendError
+from tqc.frontend import Imported
+from tqc.passes.centre_keys import mean_name
+
+from .build import Built
+from .calibrate import KeyMeans
+from .options import CompileOptions
+
+DEFAULT_CONTEXT = 8192
+"""Tokens of context when neither the options nor the model's config say."""
+
+PAGE_ORDER = (
+    "codes: uint16 units in bit planes, widest first, K [unit, token], V [unit, dim]; "
+    "exact: K [dim, token], V [token, dim]"
+)
+
+FUNCTIONS = {
+    "decode": "(input_ids int64 [B,1], length int32 [B], new_len int32 [B], page_table int32 [B,N], state, params) "
+    "-> logits [B,1,V]",
+    "prefill": "(input_ids int64 [B,S], length, new_len, page_table, state, params) "
+    "-> logits [B,1,V] of the last token",
+    "prefill_all": "(input_ids int64 [B,S], length, new_len, page_table, state, params) -> logits [B,S,V]",
+}
+
+
+def describe(
+    options: CompileOptions,
+    imported: Imported,
+    decode: relax.Function,
+    builts: Sequence[Built],
+    means: KeyMeans | None,
+) -> Manifest:
+    """The manifest of a compilation; `decode` is that function before it was lowered to kernels."""
+    layouts = cache_layouts(decode)
+    rotated = values_rotated_at_run_time(decode)
+    first = next(iter(layouts.values()))
+    return Manifest(
+        tqc_version=metadata.version("turboquant-compiler"),
+        tvm_version=metadata.version("apache-tvm"),
+        tvm_ffi_version=metadata.version("apache-tvm-ffi"),
+        source=Source(file=options.model.name, sha256=imported.sha256, opset=imported.opset, dtype=imported.dtype),
+        command_line=command_line("compile", options.model, _recorded(options)),
+        libraries=tuple(
+            Library(file=library_name(b), kind=b.target.kind, arch=b.target.arch, cpu_level=b.target.cpu_level)
+            for b in builts
+        ),
+        layers=tuple(
+            Layer(
+                query_heads=layout.query_heads,
+                kv_heads=layout.kv_heads,
+                head_dim=layout.head_dim,
+                k=layout.k,
+                v=layout.v,
+                scale=info.scale,
+                softcap=info.softcap,
+                window=info.window,
+                bytes_per_token_k=_vector_bytes(layout, layout.k) * layout.kv_heads,
+                bytes_per_token_v=_vector_bytes(layout, layout.v) * layout.kv_heads,
+                key_mean=mean_name(index) in builts[0].params,
+                value_rotation="none" if not code_bits(layout.v) else "runtime" if index in rotated else "folded",
+            )
+            for index, (info, layout) in enumerate(zip(imported.layers, layouts.values(), strict=True))
+        ),
+        cache=Cache(
+            sinks=options.sinks,
+            recent=options.recent,
+            page=options.page,
+            exact_dtype=first.exact_dtype,
+            page_order=PAGE_ORDER,
+            state=tuple(
+                tuple(StateTensor(name=s.name, shape=s.shape, dtype=s.dtype) for s in layout.tensors())
+                for layout in layouts.values()
+            ),
+        ),
+        digests=_digests(list(layouts.values())),
+        vocab_size=imported.vocab_size,
+        max_context=options.max_context or model_context(options.model) or DEFAULT_CONTEXT,
+        functions=FUNCTIONS,
+        params=builts[0].params,
+        kernels=tuple(
+            Kernel(name=f"{b.target}/{k.name}", schedule=k.schedule, config=k.config) for b in builts for k in b.kernels
+        ),
+        centring=Centring(sha256=means.sha256, tokens=means.tokens) if means else None,
+    )
+
+
+def library_name(built: Built) -> str:
+    """File name of a target's library."""
+    return f"model-{built.target.kind}-{built.target.arch}.so"
+
+
+def cache_layouts(decode: relax.Function) -> dict[int, CacheLayout]:
+    """The cache layout of every layer, in the order of the state tensors."""
+    return {
+        int(b.value.attrs["layer"]): layout_of(b.value)
+        for block in decode.body.blocks
+        for b in block.bindings
+        if is_op_call(b.value, "cache_append")
+    }
+
+
+def values_rotated_at_run_time(decode: relax.Function) -> set[int]:
+    """Layers whose values, or the output made of them, are still rotated by an operation of their own."""
+    values = {b.var: b.value for block in decode.body.blocks for b in block.bindings}
+    layers = set()
+    for value in values.values():
+        if is_op_call(value, "cache_append") and is_op_call(values.get(value.args[1]), "rotate"):
+            layers.add(int(value.attrs["layer"]))
+        if is_op_call(value, "rotate") and is_op_call(values.get(value.args[0]), "cached_attention"):
+            layers.add(int(values[value.args[0]].attrs["layer"]))
+    return layers
+
+
+def model_context(model: Path) -> int | None:
+    """`max_position_embeddings` of the config.json beside the model, if there is one."""
+    config = model.parent / "config.json"
+    if not config.is_file():
+        return None
+    try:
+        value = json.loads(config.read_text(encoding="utf-8")).get("max_position_embeddings")
+    except (json.JSONDecodeError, AttributeError, UnicodeDecodeError) as error:
+        raise FrontendError("the model's config.json cannot be read", where=str(config), found=str(error)) from error
+    return int(value) if isinstance(value, int) and value > 0 else None
+
+
+def _vector_bytes(layout: CacheLayout, scheme: str) -> int:
+    """Bytes of one coded or exact vector, scale included."""
+    bits = code_bits(scheme)
+    return layout.head_dim * bits // 8 + 2 if bits else layout.head_dim * int(scheme[2:]) // 8
+
+
+def _digests(layouts: list[CacheLayout]) -> Digests:
+    codebooks, rotations = {}, {}
+    for layout in layouts:
+        for side in (layout.k, layout.v):
+            if bits := code_bits(side):
+                codebooks[f"{side}-d{layout.head_dim}"] = _sha256(codebook(bits, layout.head_dim).centroids)
+                rotations[f"d{layout.head_dim}-seed0"] = _sha256(rotation.matrix(layout.head_dim, 0))
+    return Digests(codebooks=codebooks, rotations=rotations)
+
+
+def _sha256(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def _recorded(options: CompileOptions) -> dict[str, object]:
+    """The options that the result depends on, as the command line would spell them."""
+    named = {key: getattr(options, key) for key in ("target", "arch", "kv", "sinks", "recent", "page", "max_context")}
+    named["calibrate"] = options.calibrate
+    named["no_centre"] = not options.centre
+    named["no_fold"] = not options.fold
+    return named
