@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,8 +16,6 @@ from onnx import TensorProto, helper, numpy_helper
 from tvm import relax
 
 from tqc.frontend import Imported, import_model
-
-torch = pytest.importorskip("torch", reason="models are exported with the extra `export`")
 
 
 @dataclass(frozen=True)
@@ -51,26 +50,30 @@ VARIANTS = {
 }
 
 
-class _Wrapper(torch.nn.Module):
-    """Takes and returns the cache as flat tensors."""
+def _with_flat_cache(model: Any, positions: bool) -> Any:
+    """The model as a module that takes and returns the cache as separate tensors."""
+    import torch
+    from transformers import DynamicCache
 
-    def __init__(self, model: torch.nn.Module, positions: bool) -> None:
-        super().__init__()
-        self.model, self.positions = model, positions
+    class Wrapper(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
 
-    def forward(self, input_ids, attention_mask, *rest):
-        from transformers import DynamicCache
+        def forward(self, input_ids, attention_mask, *rest):
+            options = {"position_ids": rest[0]} if positions else {}
+            flat = rest[1:] if positions else rest
+            cache = DynamicCache()
+            for layer in range(len(flat) // 2):
+                cache.update(flat[2 * layer], flat[2 * layer + 1], layer)
+            out = model(input_ids, attention_mask=attention_mask, past_key_values=cache, use_cache=True, **options)
+            return out.logits, *(t for layer in out.past_key_values.layers for t in (layer.keys, layer.values))
 
-        options = {"position_ids": rest[0]} if self.positions else {}
-        flat = rest[1:] if self.positions else rest
-        cache = DynamicCache()
-        for layer in range(len(flat) // 2):
-            cache.update(flat[2 * layer], flat[2 * layer + 1], layer)
-        out = self.model(input_ids, attention_mask=attention_mask, past_key_values=cache, use_cache=True, **options)
-        return out.logits, *(t for layer in out.past_key_values.layers for t in (layer.keys, layer.values))
+    return Wrapper().eval()
 
 
 def _export(variant: Variant, path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="models are exported with the extra `export`")
     from tqc.models.tiny import tiny_model
 
     model = tiny_model(variant.arch, head_dim=variant.head_dim, window=variant.window, tied=variant.tied)
@@ -95,7 +98,7 @@ def _export(variant: Variant, path: Path) -> None:
     axes |= {name: {0: "batch", 2: "past"} for name in cache} | {name: {0: "batch", 2: "total"} for name in outputs[1:]}
     with torch.no_grad():
         torch.onnx.export(
-            _Wrapper(model.to(dtype), variant.positions).eval(),
+            _with_flat_cache(model.to(dtype), variant.positions),
             (*inputs.values(), *cache.values()),
             path,
             dynamo=False,

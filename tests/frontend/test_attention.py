@@ -125,3 +125,16 @@ def test_two_uses_of_the_probabilities_are_refused(decoder, tmp_path):
     _after(model, "y2", helper.make_node("Add", ["y", "y2"], ["both"]))
     _node(model, "joined").input[0] = "both"
     assert "2 users" in _refusal(model, tmp_path).found
+
+
+def test_a_softmax_over_queries_is_refused(decoder, tmp_path):
+    model = decoder()
+    _node(model, "weights").attribute[0].i = 2
+    assert "axis 2" in _refusal(model, tmp_path).found
+
+
+@pytest.mark.parametrize("scale", [-0.3, 0.0, np.inf, np.nan])
+def test_scales_that_make_no_sense_are_refused(decoder, tmp_path, scale):
+    model = decoder()
+    _node(model, "s").input[1] = model.constant("odd_scale", np.float32(scale))
+    assert "its scale is" in _refusal(model, tmp_path).found

@@ -6,6 +6,7 @@ checks by value that they amount to repeating each KV head over its query heads.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,6 +115,8 @@ def _hides(facts: Facts, tensor: str) -> bool:
 
 def _match(facts: Facts, softmax: Node, interface: Interface) -> Match:
     graph = facts.graph
+    if softmax.attrs.get("axis", -1) not in (-1, 3):
+        raise _Mismatch(f"it normalises axis {softmax.attrs['axis']}, not the keys")
     tensor, factor, softcap, masks = softmax.inputs[0], 1.0, 0.0, []
     while (node := graph.producer.get(tensor)) and node.kind != "MatMul":
         peeled, step = _peel_scale(facts, tensor)
@@ -149,6 +152,8 @@ def _match(facts: Facts, softmax: Node, interface: Interface) -> Match:
     _verify_operand(facts, node.inputs[1], layers[layer].past_key, heads, k_scale, transposed=True)
     _verify_operand(facts, mix.inputs[1], layers[layer].past_value, heads, 1.0, transposed=False)
     scale = factor * q_scale * k_scale * (softcap or 1.0)
+    if not (0 < scale < math.inf and 0 <= softcap < math.inf):
+        raise _Mismatch(f"its scale is {scale:g} and its softcap {softcap:g}")
     return Match(softmax, layer, heads, q, k, v, present_k, present_v, mix.outputs[0], scale, softcap, tuple(masks))
 
 
