@@ -192,7 +192,7 @@ def _sum_rows(parts: Buffer, rows: int, column: Expr) -> Expr:
 
 
 def _emit_writes(cache: Cache, k: Buffer, v: Buffer, config: CudaConfig) -> None:
-    """Writes the rows of the chunk that are sinks, or stay in the tail (`recent = 0`: the page that is being filled)."""
+    """Writes the rows of the chunk that are sinks or stay in the tail (`recent = 0`: the page being filled)."""
     layout, (batch, heads, chunk, _) = cache.layout, k.shape
     state, page, dim = cache.state, layout.page, layout.head_dim
     with blocks(tirx.floordiv(chunk + (_TOKENS - 1), i64(i32(_TOKENS))), int(heads), batch) as (x, head, b):

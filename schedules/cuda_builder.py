@@ -68,7 +68,7 @@ def phase(count: int, threads: int) -> Iterator[Expr]:
 
 @contextmanager
 def when(condition: Expr) -> Iterator[None]:
-    """What is emitted inside runs only if `condition` holds. Never put a phase in here: it may hold for some threads."""
+    """What is emitted inside runs only if `condition` holds. No phase may stand in here: threads differ."""
     with T.If(condition), T.Then():
         yield
 

@@ -20,8 +20,8 @@ class CudaConfig:
     """Decisions of one CUDA kernel.
 
     `threads` of a block; `splits`: blocks that share the context of one KV head in decode; `query_rows`: queries of one
-    block in prefill, each with its whole GQA group (None: 4, or 2 or 1 where more do not fit a block). Raises TargetError
-    on a value outside its range.
+    block in prefill, each with its whole GQA group (None: 4, or 2 or 1 where more do not fit a block).
+    Raises TargetError on a value outside its range.
     """
 
     threads: int = 128

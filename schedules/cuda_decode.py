@@ -1,4 +1,4 @@
-"""Decode on CUDA: one query per sequence against its cache, the context split over blocks and merged in a fixed order."""
+"""Decode on CUDA: one query a sequence against its cache, the context split over blocks, merged in a fixed order."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _emit(layout: CacheLayout, scores: Scores, dtype: str, config: CudaConfig) -
 
 
 def _emit_merge(parts: Buffer, tops: Buffer, totals: Buffer, y: Buffer, splits: Expr, config: CudaConfig) -> None:
-    """y = Σ 2^(top − highest top) · part / Σ 2^(top − highest top) · total over the splits; zeros where nothing was seen."""
+    """y = Σ f · part / Σ f · total over the splits, f = 2^(top − highest top); zeros where nothing was seen."""
     batch, heads, _, dim = y.shape
     with blocks(1, heads, batch) as (_, head, b), phase(int(dim), config.threads) as d:
         state = local("merged", 3)

@@ -47,7 +47,7 @@ class ExactValues:
 
 @dataclass(frozen=True)
 class Codes:
-    """The codes of one side of a page: groups of 16 values along dims (K, `lanes` tokens) or tokens (V, `lanes` dims)."""
+    """The codes of one side of a page, in groups of 16: along dims (K, `lanes` tokens) or tokens (V, `lanes` dims)."""
 
     units: Buffer
     scales: Buffer

@@ -6,15 +6,14 @@ from collections.abc import Callable
 
 import numpy as np
 import tvm
+from cpu_driver import Sequences
+from emulate import emulate
 
 from tqc.codec.layout import CacheLayout
 from tqc.schedules.cuda_append import make_append
 from tqc.schedules.cuda_config import CudaConfig
 from tqc.schedules.cuda_decode import make_decode
 from tqc.schedules.cuda_prefill import make_prefill
-
-from cpu_driver import Sequences
-from emulate import emulate
 
 
 def cuda_kernels(

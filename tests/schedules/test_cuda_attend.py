@@ -1,4 +1,4 @@
-"""Append, decode and prefill together, emulated on the CPU, against the NumPy model: every scheme, head_dim and group."""
+"""Append, decode and prefill together, emulated on the CPU, against the NumPy model, over schemes and geometries."""
 
 from __future__ import annotations
 

@@ -11,7 +11,8 @@ _KINDS = {1: "compute", 2: "sm"}
 def architectures(blob: bytes) -> tuple[str, ...]:
     """The entries of every fat binary inside `blob`, in order and each once: `sm_90` machine code, `compute_90` PTX.
 
-    The letter of `sm_90a` is not in the header. `blob` is a fat binary or a file that contains some, such as a shared library.
+    The letter of `sm_90a` is not in the header. `blob` is a fat binary or a file that contains some, such as a
+    shared library.
     """
     found: dict[str, None] = {}
     start = blob.find(MAGIC)
