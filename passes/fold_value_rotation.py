@@ -90,6 +90,10 @@ class _Graph:
         users = self.users.get(var, [])
         return users[0] if len(users) == 1 else None
 
+    def keeps_shape(self, var: relax.Expr) -> bool:
+        """Whether `var` is a reshape to the shape it already had, as exporters leave around the attention."""
+        return self.is_op(var, "reshape") and tvm.ir.structural_equal(var.ty.shape, self.values[var].args[0].ty.shape)
+
     def swaps_heads(self, var: relax.Expr) -> bool:
         return self.is_op(var, "permute_dims") and [int(a) for a in self.values[var].attrs.axes] == [0, 2, 1, 3]
 
@@ -108,6 +112,8 @@ def _plan(func: relax.Function) -> _Plan:
 
 def _fold_input(plan: _Plan, graph: _Graph, var: relax.Var, value: relax.Call) -> None:
     heads = value.args[0]
+    while graph.keeps_shape(heads) and graph.only_user(heads) is not None:
+        heads = graph.values[heads].args[0]
     if graph.only_user(heads) is None or not graph.swaps_heads(heads):
         return
     split = graph.values[heads].args[0]
@@ -141,6 +147,8 @@ def _fold_input(plan: _Plan, graph: _Graph, var: relax.Var, value: relax.Call) -
 
 def _fold_output(plan: _Plan, graph: _Graph, var: relax.Var, value: relax.Call) -> None:
     swapped = graph.only_user(var)
+    while swapped is not None and graph.keeps_shape(swapped):
+        swapped = graph.only_user(swapped)
     if swapped is None or not graph.swaps_heads(swapped):
         return
     merged = graph.only_user(swapped)

@@ -72,7 +72,9 @@ class LowerToSchedules(ModulePass):
                     return None
                 kernels[key] = bb.add_func(func.with_attr("tirx.is_scheduled", True), f"tqc_{key[0]}")
                 decisions = dict(part for item in key[1:] for part in _decisions(item)) | self.schedules.config
-                self.records.append(KernelRecord(kernels[key].name_hint, key[0], decisions))
+                record = KernelRecord(kernels[key].name_hint, key[0], decisions)
+                if all(record.name != other.name for other in self.records):  # equal kernels get one name
+                    self.records.append(record)
             return kernels[key]
 
         def rule(bb: relax.BlockBuilder, _var: relax.Var, value: relax.Expr) -> relax.Expr | None:

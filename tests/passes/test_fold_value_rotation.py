@@ -28,8 +28,9 @@ def fold(module):
 
 
 @pytest.mark.parametrize("phase", ["decode", "prefill", "prefill_all"])
-def test_only_queries_and_keys_are_still_rotated(phase):
-    folded, transforms = fold(toy_module())
+@pytest.mark.parametrize("views", [False, True])
+def test_only_queries_and_keys_are_still_rotated(phase, views):
+    folded, transforms = fold(toy_module(views=views))
     assert sum("rotate" in line for line in outline(folded[phase])) == 2
     assert not any("inverse=True" in line for line in outline(folded[phase]))
     assert transforms == {"wv": (RotateColumns(DIM, 0),), "wo": (RotateRows(DIM, 0),)}

@@ -9,7 +9,7 @@ HEADS, KV_HEADS, DIM, HIDDEN, VOCAB = 2, 1, 16, 32, 48
 
 
 def toy_module(
-    *, bias: bool = False, dtype: str = "float32", softcap: float = 0.0, logit_cap: float = 0.0
+    *, bias: bool = False, dtype: str = "float32", softcap: float = 0.0, logit_cap: float = 0.0, views: bool = False
 ) -> tvm.IRModule:
     """`main(input_ids, positions, past_key_0, past_value_0, weights…) → (logits, present_key_0, present_value_0)`."""
     batch, seq, past = (tirx.Var(name, "int64") for name in ("batch", "seq", "past"))
@@ -45,8 +45,12 @@ def toy_module(
             q = bb.emit(rope(heads("wq", HEADS), pos, inv_freq))
             k = bb.emit(rope(heads("wk", KV_HEADS), pos, inv_freq))
             v = heads("wv", KV_HEADS, "bv" if bias else None)
+            if views:
+                v = bb.emit(op.reshape(v, (batch, KV_HEADS, seq, DIM)))
             out = bb.emit(attention(q, k, v, past_k, past_v, scale=DIM**-0.5, softcap=softcap, layer=0))
             y, pk, pv = (bb.emit(relax.TupleGetItem(out, i)) for i in range(3))
+            if views:  # as TorchScript leaves them: reshapes to the shape the tensor has
+                y = bb.emit(op.reshape(y, (batch, HEADS, seq, DIM)))
             merged = bb.emit(op.reshape(bb.emit(op.permute_dims(y, [0, 2, 1, 3])), (batch, seq, HEADS * DIM)))
             x = bb.emit(op.add(x, bb.emit(op.matmul(merged, w["wo"]))))
             logits = bb.emit(op.matmul(x, w["lm_head"]))
