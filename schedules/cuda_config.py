@@ -20,25 +20,25 @@ class CudaConfig:
     """Decisions of one CUDA kernel.
 
     `threads` of a block; `splits`: blocks that share the context of one KV head in decode; `query_rows`: queries of one
-    block in prefill, each with its whole GQA group (None: 4, or 2 or 1 where more do not fit a block).
+    block in prefill, each with its whole GQA group (0: 4, or 2 or 1 where more do not fit a block).
     Raises TargetError on a value outside its range.
     """
 
     threads: int = 128
     splits: int = 32
-    query_rows: int | None = None
+    query_rows: int = 0
 
     def __post_init__(self) -> None:
         if self.threads % 32 or not 32 <= self.threads <= 1024:
             _refuse("threads", "a multiple of 32 up to 1024", self.threads)
         if not 1 <= self.splits <= 1024:
             _refuse("splits", "1 to 1024", self.splits)
-        if self.query_rows is not None and not 1 <= self.query_rows <= _MAX_ROWS:
-            _refuse("query_rows", f"1 to {_MAX_ROWS}", self.query_rows)
+        if not 0 <= self.query_rows <= _MAX_ROWS:
+            _refuse("query_rows", f"0 to {_MAX_ROWS}", self.query_rows)
 
     def queries(self, layout: CacheLayout) -> int:
         """Queries of one block in prefill."""
-        if self.query_rows is not None:
+        if self.query_rows:
             return self.query_rows
         return next((rows for rows in (4, 2) if self.fits(layout, rows)), 1)
 
