@@ -31,7 +31,7 @@ class CpuConfig:
     accumulators: int = 20
     tile_rows: int = 6
     tile_vectors: int = 4
-    prefill_rows: int = 96
+    prefill_rows: int = 192
 
     def __post_init__(self) -> None:
         if self.isa not in _LANES:

@@ -16,13 +16,16 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import Buffer, PrimFunc
 
-from tqc.codec.layout import CacheLayout, code_bits
+from tqc.codec.layout import CacheLayout, code_bits, planes
 from tqc.codec.lloyd_max import codebook
 from tqc.schedules.cpu_cache import Cache, argument
-from tqc.schedules.cpu_codes import CodedRows, Table
+from tqc.schedules.cpu_codes import UNIT, CodedRows, Table
 from tqc.schedules.cpu_config import CpuConfig
 from tqc.schedules.cpu_products import sum_products, tile
 from tqc.schedules.cpu_simd import Simd, Variable, f32, i64, let, maximum, minimum, scratch
+
+CACHE_LINE = 64
+"""Bytes."""
 
 NOTHING = -1e30
 """The score of a token that a query does not see, and the maximum of no scores."""
@@ -99,7 +102,8 @@ class _Decode:
             self._softmax(
                 layout.page, low, high, at if code_bits(layout.k) else None, at if code_bits(layout.v) else None
             )
-            self._coded_values(tables[1], at, low, high)
+            following = cache.pool_page(b, minimum(page + 1, coded_pages - 1))
+            self._coded_values(tables[1], at, low, high, (following, h))
         tail_begin = let(maximum(begin, coded_pages))
         with T.serial(tail_begin, maximum(tail_begin, minimum(end, pages))) as page:
             at = (b, h, cache.ring_page(page))
@@ -149,7 +153,7 @@ class _Decode:
     def _coded_scores(self, table: Table | None, at: tuple[Expr, ...]) -> None:
         layout, buffer = self.layout, self.cache.state["k_codes"]
         if table is None:
-            self._score(layout.page, lambda d, lane: self.simd.load(buffer, *at, d * layout.page + lane))
+            self._score(layout.page, lambda d, lane: self.simd.load(buffer, *at, d * layout.page + lane), at)
             return
         codes = CodedRows(self.simd, code_bits(layout.k), layout.page, layout.head_dim)
 
@@ -161,18 +165,32 @@ class _Decode:
 
             return rows_of
 
-        self._score_tiles(layout.page, values, layout.head_dim // codes.step)
+        self._score_tiles(layout.page, values, layout.head_dim // codes.step, at)
 
-    def _score(self, width: int, load) -> None:
+    def _score(self, width: int, load, ahead: tuple[Expr, ...] | None = None) -> None:
         def values(lanes):
             return lambda d: [(d, [let(load(d, lane)) for lane in lanes])]
 
-        self._score_tiles(width, values, self.layout.head_dim)
+        self._score_tiles(width, values, self.layout.head_dim, ahead)
 
-    def _score_tiles(self, width: int, values, steps: int) -> None:
+    def _fetch(self, side: str, at: tuple[Expr, ...], part: Expr, parts: int, steps: int):
+        """What each step of one product calls to have page `at` of side `side` in the cache for the next product."""
+        buffer = self.cache.state[f"{side}_codes"]
+        line = CACHE_LINE * 8 // (UNIT if code_bits(getattr(self.layout, side)) else int(buffer.dtype[-2:]))
+        lines = -(-self.layout.units(getattr(self.layout, side)) // line)
+        each = -(-lines // (parts * steps))
+
+        def fetch(step: Expr) -> None:
+            for i in range(each):
+                self.simd.prefetch(buffer, *at, ((part * steps + step) * each + i) * line)
+
+        return fetch
+
+    def _score_tiles(self, width: int, values, steps: int, ahead: tuple[Expr, ...] | None = None) -> None:
         simd = self.simd
         blocks = tile(width // simd.lanes, self.config.accumulators // self.tile_rows)
-        with self._row_tiles() as row, T.serial(i64(width // simd.lanes // blocks)) as part:
+        parts = width // simd.lanes // blocks
+        with self._row_tiles() as row, T.serial(i64(parts)) as part:
             start = let(part * (blocks * simd.lanes))
             sum_products(
                 simd,
@@ -181,6 +199,7 @@ class _Decode:
                 coefficient=lambda r, d: self.queries[row + r, d],
                 values=values([start + c * simd.lanes for c in range(blocks)]),
                 steps=(i64(0), i64(steps)),
+                each_step=self._fetch("v", ahead, part, parts, steps) if ahead else None,
                 blocks=blocks,
                 finish=lambda r, c, total: simd.store(self.scores, total, row + r, start + c * simd.lanes),
             )
@@ -226,10 +245,10 @@ class _Decode:
             T.buffer_store(self.peak, new, [self.task, r])
             T.buffer_store(self.rescale, tirx.Shuffle([factor], [0]), [r])
 
-    def _coded_values(self, table: Table | None, at: tuple[Expr, ...], low: Expr, high: Expr) -> None:
+    def _coded_values(self, table: Table | None, at: tuple[Expr, ...], low: Expr, high: Expr, ahead) -> None:
         layout, buffer = self.layout, self.cache.state["v_codes"]
         if table is None:
-            self._sum(low, high, lambda t, lane: self.simd.load(buffer, *at, t * layout.head_dim + lane))
+            self._sum(low, high, lambda t, lane: self.simd.load(buffer, *at, t * layout.head_dim + lane), ahead)
             return
         codes = CodedRows(self.simd, code_bits(layout.v), layout.head_dim, layout.page)
 
@@ -241,18 +260,20 @@ class _Decode:
 
             return rows_of
 
-        self._sum_tiles(values, (i64(0), i64(layout.page // codes.step)))
+        self._sum_tiles(values, (i64(0), i64(layout.page // codes.step)), ahead)
 
-    def _sum(self, low: Expr, high: Expr, load) -> None:
+    def _sum(self, low: Expr, high: Expr, load, ahead: tuple[Expr, ...] | None = None) -> None:
         def values(lanes):
             return lambda t: [(t, [let(load(t, lane)) for lane in lanes])]
 
-        self._sum_tiles(values, (low, high))
+        self._sum_tiles(values, (low, high), ahead)
 
-    def _sum_tiles(self, values, steps: tuple[Expr, Expr]) -> None:
+    def _sum_tiles(self, values, steps: tuple[Expr, Expr], ahead: tuple[Expr, ...] | None = None) -> None:
         simd, vectors = self.simd, self.layout.head_dim // self.simd.lanes
         blocks = tile(vectors, self.config.accumulators // self.tile_rows)
-        with self._row_tiles() as row, T.serial(i64(vectors // blocks)) as part:
+        parts = vectors // blocks
+        step_rows = UNIT // planes(code_bits(self.layout.v))[-1][0] if code_bits(self.layout.v) else 1
+        with self._row_tiles() as row, T.serial(i64(parts)) as part:
             start = let(part * (blocks * simd.lanes))
             sum_products(
                 simd,
@@ -263,6 +284,7 @@ class _Decode:
                 coefficient=lambda r, t: self.weights[row + r, t],
                 values=values([start + c * simd.lanes for c in range(blocks)]),
                 steps=steps,
+                each_step=self._fetch("k", ahead, part, parts, self.layout.page // step_rows) if ahead else None,
                 blocks=blocks,
                 finish=lambda r, c, total: simd.store(self.sums, total, self.task, row + r, start + c * simd.lanes),
             )

@@ -167,9 +167,9 @@ class _Prefill:
         with T.serial(i64(page // simd.lanes)) as c:
             lane = let(c * simd.lanes)
             scale = let(simd.load(state["v_scale"], *at, lane))
-            zero = let(scale - scale)
-            simd.store(self.poison, zero, lane)
-            simd.store(self.factors, tirx.Select(zero == simd.splat(0.0), scale, simd.splat(0.0)), lane)
+            finite = simd.finite(scale)
+            simd.store(self.poison, tirx.Select(finite, simd.splat(0.0), simd.splat(float("nan"))), lane)
+            simd.store(self.factors, tirx.Select(finite, scale, simd.splat(0.0)), lane)
         with T.serial(i64(dim // simd.lanes)) as c:
             lane = let(c * simd.lanes)
             with T.serial(i64(page // codes.step)) as step:
@@ -204,9 +204,9 @@ class _Prefill:
             with T.serial(i64(self.layout.head_dim // simd.lanes)) as c:
                 lane = let(c * simd.lanes)
                 value = let(load(t, lane))
-                zero = let(value - value)
-                defect.set(defect.value + zero)
-                simd.store(self.values, tirx.Select(zero == simd.splat(0.0), value, simd.splat(0.0)), t, lane)
+                finite = simd.finite(value)
+                defect.set(tirx.Select(finite, defect.value, simd.splat(float("nan"))))
+                simd.store(self.values, tirx.Select(finite, value, simd.splat(0.0)), t, lane)
             T.buffer_store(self.poison, simd.total(defect.value), [t])
 
     def _attend(self, first_row: Expr, row_count: Expr, position: Expr, start: Expr, count: Expr) -> None:

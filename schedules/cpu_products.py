@@ -23,6 +23,7 @@ def sum_products(
     values: Callable[[Expr], Iterable[tuple[Expr, Sequence[Expr]]]],
     steps: tuple[Expr | int, Expr | int],
     blocks: int,
+    each_step: Callable[[Expr], None] | None = None,
     finish: Callable[[int, int, Expr], None],
 ) -> None:
     """Emits the sums for `rows` coefficients and `blocks` vectors, all held in registers.
@@ -31,6 +32,8 @@ def sum_products(
     """
     sums = [[simd.variable(start(r, c)) for c in range(blocks)] for r in range(rows)]
     with T.serial(steps[0], steps[1]) as step:
+        if each_step:
+            each_step(step)
         for row, vectors in values(step):
             for r in range(rows):
                 factor = let(simd.splat(coefficient(r, row)))

@@ -132,6 +132,17 @@ class Simd:
             value = self._to_half(value)
         T.buffer_store(buffer, value, [*index[:-1], self._ramp(index[-1])])
 
+    def prefetch(self, buffer: Buffer, *index: Expr) -> None:
+        """Asks for the cache line of an element that is needed soon; it may lie outside the buffer."""
+        i32 = [tirx.const(value, "int32") for value in (0, 3, 1)]  # read, keep in all caches, data
+        address = tirx.address_of(buffer[index])
+        T.evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch.p0", address, *i32))
+
+    def finite(self, value: Expr) -> Expr:
+        """Which lanes are neither infinite nor NaN; from the bits, because TVM simplifies x − x and x = x."""
+        exponent = self.splat(0x7F800000, "uint32")
+        return (self.bits(value) & exponent) != exponent
+
     def exp2(self, x: Expr) -> Expr:
         """2**x for x ≤ 0, at least 2**-126; NaN stays NaN."""
         x = let(tirx.Select(x < self.splat(_LOWEST), self.splat(_LOWEST), x))

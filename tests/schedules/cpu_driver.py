@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import tvm
 from cache_model import attention, check_state, empty_state, read
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
 from tvm.target import Target
 
 from tqc.codec.layout import CacheLayout
 from tqc.schedules.cpu_append import make_append
-from tqc.schedules.cpu_config import CpuConfig, config_for
+from tqc.schedules.cpu_cache import argument
+from tqc.schedules.cpu_config import CpuConfig, config_for, cpu_config
 from tqc.schedules.cpu_decode import make_decode
 from tqc.schedules.cpu_prefill import make_prefill
+from tqc.schedules.cpu_simd import Simd
 
 MCPU = {"avx512": "x86-64-v4", "avx2": "x86-64-v3", "portable": "x86-64-v2"}
 
@@ -28,6 +34,21 @@ def compile_kernels(layout: CacheLayout, isa: str, names=("append", "decode"), *
     }
     functions = {name: makers[name]().with_attr("global_symbol", name) for name in names}
     return tvm.compile(tvm.IRModule(functions), target=target)
+
+
+def run_vectors(isa: str, emit: Callable[..., None], *arrays: np.ndarray) -> None:
+    """Builds and runs `emit(simd, *buffers)` on `arrays`, which it may change."""
+    with IRBuilder() as builder, T.prim_func(is_private=True, s_tir=True):
+        T.func_name("probe")
+        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
+        buffers = [argument(f"a{i}", array.shape, str(array.dtype)) for i, array in enumerate(arrays)]
+        emit(Simd(cpu_config(isa)), *buffers)
+    function = builder.get().with_attr("global_symbol", "probe")
+    built = tvm.compile(tvm.IRModule({"probe": function}), target=Target({"kind": "llvm", "mcpu": MCPU[isa]}))
+    tensors = [tvm.runtime.tensor(array) for array in arrays]
+    built["probe"](*tensors)
+    for array, tensor in zip(arrays, tensors, strict=True):
+        array[...] = tensor.numpy()
 
 
 class Sequences:
@@ -83,8 +104,17 @@ class Sequences:
             self.length[b] = total
         return y
 
+    def extend(self, new_len: list[int], k: np.ndarray | None = None, v: np.ndarray | None = None) -> None:
+        """Appends random tokens without asking for their attention."""
+        new = np.array(new_len, np.int32)
+        heads = self.layout.kv_heads
+        k = self.vectors(heads, max(*new_len, 1)) if k is None else k
+        v = self.vectors(heads, max(*new_len, 1)) if v is None else v
+        self.append(k, v, new)
+        self.length += new
+
     def append(self, k: np.ndarray, v: np.ndarray, new: np.ndarray) -> None:
-        """Runs append alone and checks the state; `length` stays."""
+        """Runs append alone; `length` stays."""
         self.run("append", [k, v, self.length, new, self.table], None)
         for b, count in enumerate(new):
             fresh = np.stack([k[b, :, :count], v[b, :, :count]])
