@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import tvm
+import tvm_ffi
 from tvm import relax
 
 from tqc.codec import rotation
@@ -92,7 +93,7 @@ class _Graph:
 
     def keeps_shape(self, var: relax.Expr) -> bool:
         """Whether `var` is a reshape to the shape it already had, as exporters leave around the attention."""
-        return self.is_op(var, "reshape") and tvm.ir.structural_equal(var.ty.shape, self.values[var].args[0].ty.shape)
+        return self.is_op(var, "reshape") and tvm_ffi.structural_equal(var.ty.shape, self.values[var].args[0].ty.shape)
 
     def swaps_heads(self, var: relax.Expr) -> bool:
         return self.is_op(var, "permute_dims") and [int(a) for a in self.values[var].attrs.axes] == [0, 2, 1, 3]
