@@ -1,0 +1,89 @@
+"""The kernels on a real GPU: against the NumPy model, and against the CPU kernels fed with the same vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import tvm
+from cpu_driver import Sequences, close, compile_kernels
+from cuda_driver import CudaSequences, cuda_kernels
+
+from tqc.codec.layout import CacheLayout
+from tqc.codegen.cuda_build import cuda_build_environment, load_cuda_runtime
+from tqc.codegen.target import Target
+from tqc.errors import TargetError
+
+pytestmark = pytest.mark.gpu
+
+LAYOUTS = {
+    "tq4": CacheLayout(8, 2, 128),
+    "k4v3": CacheLayout(32, 8, 128, "tq4", "tq3"),
+    "tq2-group8": CacheLayout(8, 1, 256, "tq2", "tq2", sinks=0, recent=0),
+    "tq5-fp16": CacheLayout(6, 2, 80, "tq5", "fp16", recent=32, page=16, exact_dtype="float16"),
+    "tq8-tq1": CacheLayout(4, 4, 64, "tq8", "tq1", recent=64),
+}
+STEPS = [
+    ("prefill", [300, 210]),
+    ("decode", [1, 1]),
+    ("prefill", [30, 70]),
+    ("decode", [1, 0]),
+    *[("decode", [1, 1])] * 70,
+]
+
+
+@pytest.fixture(scope="module")
+def gpu() -> tuple[tvm.runtime.Device, Target]:
+    try:
+        load_cuda_runtime()
+    except TargetError as error:
+        pytest.skip(str(error))
+    device = tvm.cuda(0)
+    if not device.exist:
+        pytest.skip("no GPU")
+    return device, Target("cuda", "sm_" + device.compute_version.replace(".", ""))
+
+
+def on_gpu(layout: CacheLayout, target: Target, **options) -> dict[str, Callable]:
+    kernels = cuda_kernels(layout, **options)
+    functions = {name: kernel.with_attr("global_symbol", name) for name, kernel in kernels.items()}
+    with cuda_build_environment(target):
+        module = tvm.compile(tvm.IRModule(functions), target=target.tvm_target())
+    return {name: module[name] for name in functions}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("options", [{}, {"softcap": 20.0, "window": 90}])
+def test_calls_follow_the_model(gpu, name, dtype, options):
+    (device, target), layout = gpu, LAYOUTS[name]
+    scale = layout.head_dim**-0.5
+    kernels = on_gpu(layout, target, softmax_scale=scale, dtype=dtype, **options)
+    run = CudaSequences(layout, kernels, batch=2, capacity=512, dtype=dtype, device=device, scale=scale, **options)
+    for kernel, new_len in STEPS:
+        run.step(new_len, kernel)
+    run.check()
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_outputs_are_those_of_the_cpu_kernels(gpu, name):
+    (device, target), layout = gpu, LAYOUTS[name]
+    scale = layout.head_dim**-0.5
+    options = {"batch": 2, "capacity": 512, "scale": scale}
+    on_cpu = compile_kernels(layout, "portable", ("append", "decode", "prefill"), softmax_scale=scale)
+    cuda = CudaSequences(layout, on_gpu(layout, target, softmax_scale=scale), device=device, **options)
+    cpu = Sequences(layout, on_cpu, **options)
+    for kernel, new_len in STEPS[:6]:
+        close(cuda.step(new_len, kernel), cpu.step(new_len, kernel), tolerance=4e-3)
+
+
+def test_a_second_run_gives_the_same_bytes(gpu):
+    (device, target), layout = gpu, LAYOUTS["tq4"]
+    kernels = on_gpu(layout, target, softmax_scale=0.1)
+    results = []
+    for _ in range(2):
+        run = CudaSequences(layout, kernels, batch=2, capacity=512, device=device, scale=0.1)
+        results.append([run.step(new_len, kernel) for kernel, new_len in STEPS[:4]] + list(run.state.values()))
+    for first, second in zip(*results, strict=True):
+        np.testing.assert_array_equal(first, second)
