@@ -16,10 +16,13 @@ from tqc.codec.lloyd_max import codebook
 from tqc.schedules.cpu_cache import Cache, argument
 from tqc.schedules.cpu_codes import UNIT, CodedRows, Table
 from tqc.schedules.cpu_config import CpuConfig
-from tqc.schedules.cpu_simd import Simd, Variable, f32, i64, let, maximum, minimum, scratch
+from tqc.schedules.cpu_simd import Simd, Variable, f32, i64, let, maximum, minimum, parallel_if, scratch
 
 LARGEST_SCALE = 65504.0
 """The largest finite float16."""
+
+SERIAL_VALUES = 8192
+"""Values of K that one thread writes faster than it wakes another."""
 
 
 def make_append(layout: CacheLayout, config: CpuConfig) -> PrimFunc:
@@ -57,9 +60,8 @@ class _Append:
                 page = let(first + tirx.floormod(task, most))
                 with T.If(page < last), T.Then():
                     self._flush(b, h, page)
-            with T.parallel(batch * layout.kv_heads) as task:
-                b = let(tirx.floordiv(task, i64(layout.kv_heads)))
-                self._keep_exact(b, let(tirx.floormod(task, i64(layout.kv_heads))))
+            writers = batch * layout.kv_heads
+            parallel_if(writers * chunk * layout.head_dim > SERIAL_VALUES, writers, self._keep_exact)
         return builder.get()
 
     def _lengths(self, b: Expr) -> tuple[Expr, Expr, Expr]:
@@ -191,9 +193,11 @@ class _Append:
             lane = c * self.simd.lanes
             self.simd.store(target, self.simd.load(source, row, lane), *at, row * width + lane)
 
-    def _keep_exact(self, b: Expr, h: Expr) -> None:
+    def _keep_exact(self, task: Expr) -> None:
         """Writes sinks, and the tail's tokens that stay visible or wait for their page to fill."""
         layout, cache = self.layout, self.cache
+        b = let(tirx.floordiv(task, i64(layout.kv_heads)))
+        h = let(tirx.floormod(task, i64(layout.kv_heads)))
         length, new, total = self._lengths(b)
         if layout.sinks:
             with T.serial(i64(0), maximum(minimum(new, layout.sinks - length), i64(0))) as i:

@@ -22,10 +22,13 @@ from tqc.schedules.cpu_cache import Cache, argument
 from tqc.schedules.cpu_codes import UNIT, CodedRows, Table
 from tqc.schedules.cpu_config import CpuConfig
 from tqc.schedules.cpu_products import sum_products, tile
-from tqc.schedules.cpu_simd import Simd, Variable, f32, i64, let, maximum, minimum, scratch
+from tqc.schedules.cpu_simd import Simd, Variable, f32, i64, let, maximum, minimum, parallel_if, scratch
 
 CACHE_LINE = 64
 """Bytes."""
+
+SERIAL_VALUES = 32768
+"""Partial sums that one thread merges faster than it wakes another."""
 
 NOTHING = -1e30
 """The score of a token that a query does not see, and the maximum of no scores."""
@@ -67,8 +70,8 @@ class _Decode:
             self.mass = scratch((tasks, self.rows, self.simd.lanes))
             with T.parallel(tasks) as task:
                 self._task(task)
-            with T.parallel(batch * layout.query_heads) as head:
-                self._merge(head)
+            outputs = batch * layout.query_heads
+            parallel_if(outputs * splits * dim > SERIAL_VALUES, outputs, self._merge)
         return builder.get()
 
     def _task(self, task: Expr) -> None:

@@ -6,7 +6,7 @@ slot that LLVM keeps in registers; scope "local" would become a heap allocation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from tvm import tirx
@@ -73,6 +73,15 @@ def let(value: Expr) -> Expr:
         raise TypeError("a comparison has no memory type")
     dtype, _, lanes = str(value.ty).partition("x")
     return Variable(int(lanes or 1), value, dtype).value
+
+
+def parallel_if(worth: Expr, extent: Expr, body: Callable[[Expr], None]) -> None:
+    """Runs `body(i)` for i below `extent`, on all threads only if `worth`: waking them takes some microseconds."""
+    with T.If(worth):
+        with T.Then(), T.parallel(extent) as i:
+            body(i)
+        with T.Else(), T.serial(extent) as i:
+            body(i)
 
 
 class Simd:
@@ -176,7 +185,7 @@ class Simd:
             else tirx.Ramp(i64(start), i64(1), self.lanes)
         )
 
-    def _reduce(self, vector: Expr, combine) -> Expr:
+    def _reduce(self, vector: Expr, combine: Callable[[Expr, Expr], Expr]) -> Expr:
         width = self.lanes
         while width > 1:
             width //= 2
