@@ -8,6 +8,7 @@ onnxruntime and tqc lay the weight out once and ahead; torch gets it as it is. T
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -50,12 +51,14 @@ def main(arguments: list[str] | None = None) -> None:
             print(row(results[-1]), flush=True)
 
     header = ["K", "N", "rows", *(f"{name}, µs" for name in engines), "onnxruntime / tqc", "GFLOP/s of tqc"]
+    load = os.getloadavg()
     method = METHOD.format(**vars(options)).replace("\n", " ")
+    method += f" Load average at the end: {load[0]:.1f}; above {options.threads} others used the processor as well."
     write(
         options.output,
         "Matmul with a constant weight",
         method,
-        {"results": results},
+        {"load_average": load, "results": results},
         table(header, [*map(row, results)]),
     )
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tvm
-from tvm import relax, te, tirx
+from tvm import relax, tirx
 from tvm.relax import op
 from tvm.target import Target
 
 from tqc.passes.schedule_cpu import ScheduleCpu
-from tqc.schedules.cpu_loops import schedule_loops
 
 RNG = np.random.default_rng(0)
 TARGET = Target({"kind": "llvm", "mcpu": "x86-64-v4"})
@@ -98,45 +97,18 @@ def test_every_function_of_the_common_kind_is_scheduled():
         assert done == (case not in unknown), case
 
 
-def test_special_values_of_exp():
-    x = np.array(
-        [[[0, -0.0, 1, -1, 88.7, 88.73, 1000, np.inf, -87.4, -100, -103.9, -104.5, -np.inf, np.nan, 1e-30, -1e-30]]]
-    )
-    mod = ScheduleCpu()(module(16, "float32", lambda bb, x: op.exp(x)))
-    found = machine(mod)(tvm.runtime.tensor(x.astype(np.float32))).numpy()
-    with np.errstate(over="ignore", under="ignore"):
-        expected = np.exp(x.astype(np.float32).astype(np.float64)).astype(np.float32)
-    np.testing.assert_allclose(found, expected, rtol=3e-7, atol=1.5e-45)
-
-
-def test_nan_and_infinity_pass_through_silu_and_tanh():
-    x = np.zeros((1, 1, 16), np.float32)
-    x[0, 0, :4] = np.nan, np.inf, -np.inf, 1e-6
-    values = tvm.runtime.tensor(x)
-    tanh = machine(ScheduleCpu()(module(16, "float32", lambda bb, x: op.tanh(x))))(values).numpy()
-    np.testing.assert_allclose(tanh[0, 0, :5], np.tanh(x[0, 0, :5]), rtol=3e-7)
-    sigmoid = machine(ScheduleCpu()(module(16, "float32", lambda bb, x: op.sigmoid(x))))(values).numpy()
-    np.testing.assert_allclose(sigmoid[0, 0, :5], [np.nan, 1, 0, 0.5, 0.5], rtol=1e-6)
-
-
-def test_before_and_after():
-    n = te.var("n", "int64")
-    a = te.placeholder((n, 32), "float32", "A")
-    func = te.create_prim_func([a, te.compute((n, 32), lambda i, j: a[i, j] * 2, "B")])
-    text = schedule_loops(func).script()
-    loops = [line.strip() for line in text.splitlines() if line.strip().startswith(("if ", "for ", "else"))]
-    assert loops == [
-        "if n * T.int64(32) >= T.int64(32768):",
-        "for v in T.parallel(n):",
-        "for v_1 in range(T.int64(2)):",
-        "for v_2 in T.vectorized(T.int64(16)):",
-        "else:",
-        "for i, v in T.grid(n, T.int64(2)):",
-        "for v_1 in T.vectorized(T.int64(16)):",
-    ]
-
-
 def test_scheduled_functions_are_left_alone():
     mod = module(16, "float32", lambda bb, x: op.exp(x))
     once = ScheduleCpu()(mod)
     tvm.ir.assert_structural_equal(ScheduleCpu()(once), once)
+
+
+def test_before_and_after():
+    before = module(32, "float32", lambda bb, x: op.nn.silu(x))
+    after = ScheduleCpu()(before)
+    names = [gv.name_hint for gv in before.get_global_vars()]
+    assert names == [gv.name_hint for gv in after.get_global_vars()]
+    assert "T.sigmoid" in before.script()
+    assert "T.sigmoid" not in after.script()
+    assert "T.vectorized(T.int64(16))" in after.script()
+    tvm.ir.assert_structural_equal(before["main"], after["main"])
