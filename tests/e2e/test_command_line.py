@@ -10,11 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-
 from references import random_ids
+
 from tqc.cli.main import main
 
 TQC = Path(sys.executable).with_name("tqc")
@@ -140,7 +141,7 @@ def test_reject_external_data_outside_the_folder(rejected, tiny_llama_onnx, tmp_
 def test_reject_a_model_without_a_cache(rejected, tmp_path):
     ids = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ("batch", "sequence"))
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ("batch", "sequence", 8))
-    table = numpy_helper.from_array(__import__("numpy").ones((8, 8), "float32"), "table")
+    table = numpy_helper.from_array(np.ones((8, 8), np.float32), "table")
     graph = helper.make_graph(
         [helper.make_node("Gather", ["table", "input_ids"], ["logits"])], "g", [ids], [logits], [table]
     )

@@ -8,9 +8,9 @@ from itertools import pairwise
 import numpy as np
 import psutil
 import pytest
+from references import random_ids
 
 import tqc
-from references import random_ids
 from tqc.errors import SessionError
 from tqc.eval.fidelity import compare
 

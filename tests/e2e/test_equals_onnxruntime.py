@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from references import onnx_greedy, onnx_logits, onnx_padded_logits, random_ids
 
 import tqc
-from references import onnx_greedy, onnx_logits, onnx_padded_logits, random_ids
 
 TOLERANCE = 1e-3
 MODELS = [

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from references import onnx_greedy
 from tokenizers import Tokenizer
 
 import tqc
-from references import onnx_greedy
 from tqc.eval.fidelity import compare
 from tqc.eval.onnx_session import OnnxSession
 from tqc.eval.texts import prose
