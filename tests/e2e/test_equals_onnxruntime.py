@@ -134,3 +134,12 @@ def test_head_dims(tiny_onnx, compiled, head_dim):
     ids = random_ids(LENGTH)
     session = tqc.load(compiled(model, kv="fp32", max_context=512))
     close(session.prefill(ids, all_logits=True)[0], onnx_logits(model, ids))
+
+
+def test_fp16_model(tiny_llama_fp16_onnx, compiled):
+    """Weights in fp16: both sides round, in different places."""
+    ids = random_ids(LENGTH)
+    expected = onnx_logits(tiny_llama_fp16_onnx, ids)
+    (actual,) = tqc.load(compiled(tiny_llama_fp16_onnx, kv="fp32", max_context=512)).prefill(ids, all_logits=True)
+    np.testing.assert_allclose(actual, expected, atol=0.1, rtol=0)
+    assert np.abs(actual - expected).mean() < 0.01

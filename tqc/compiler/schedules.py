@@ -44,12 +44,18 @@ def _cpu(target: Target, weights: MutableMapping[str, Any]) -> Backend:
     config = cpu_config(target.isa)
 
     def rms_norm(call: relax.Call) -> tvm.tirx.PrimFunc:
-        x = call.args[0].ty
-        return make_rms_norm(int(x.shape[-1]), float(call.attrs["epsilon"]), dtype_of(x))
+        x, weight = (arg.ty for arg in call.args)
+        return make_rms_norm(
+            int(x.shape[-1]),
+            float(call.attrs["epsilon"]),
+            dtype_of(x),
+            weight_dtype=dtype_of(weight),
+            leading=len(x.shape) - 1,
+        )
 
     def rope(call: relax.Call) -> tvm.tirx.PrimFunc:
         x = call.args[0].ty
-        return make_rope(int(x.shape[1]), int(x.shape[3]), dtype_of(x))
+        return make_rope(int(x.shape[1]), int(x.shape[3]), dtype_of(x), scaling=float(call.attrs["scaling"]))
 
     return Backend(
         Schedules(
