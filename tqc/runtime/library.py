@@ -11,6 +11,7 @@ from pathlib import Path
 import tvm_ffi
 
 from ..errors import SessionError
+from .threads import set_default_threads
 
 CPU, CUDA = 1, 2
 """DLPack device types."""
@@ -30,6 +31,8 @@ def _tvm_libraries() -> Path:
 @functools.cache
 def load_runtime(kind: str = "cpu") -> None:
     """Makes the runtime for `cpu` or `cuda` available in this process. Raises SessionError when it cannot be loaded."""
+    if kind == "cpu":
+        set_default_threads()
     if kind == "cuda":
         load_runtime("cpu")
         for cudart in sorted(_nvidia_libraries("libcudart.so.*")):

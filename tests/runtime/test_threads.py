@@ -1,0 +1,38 @@
+"""One thread a core, unless told otherwise."""
+
+import os
+
+import pytest
+
+from tqc.runtime import threads
+
+
+@pytest.fixture
+def four_processors(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1, 2, 3}, raising=False)
+
+
+def topology(folder, siblings):
+    for cpu, text in enumerate(siblings):
+        path = folder / f"cpu{cpu}" / "topology"
+        path.mkdir(parents=True)
+        (path / "thread_siblings_list").write_text(text + "\n")
+    return folder
+
+
+def test_two_hardware_threads_are_one_core(tmp_path, four_processors):
+    assert threads.physical_cores(topology(tmp_path, ["0,2", "1,3", "0,2", "1,3"])) == 2
+    assert threads.physical_cores(topology(tmp_path / "single", ["0", "1", "2", "3"])) == 4
+
+
+def test_without_a_topology_every_processor_counts(tmp_path, four_processors):
+    assert threads.physical_cores(tmp_path) == 4
+
+
+def test_the_environment_has_the_last_word(monkeypatch):
+    monkeypatch.setenv(threads.VARIABLE, "7")
+    threads.set_default_threads()
+    assert os.environ[threads.VARIABLE] == "7"
+    monkeypatch.delenv(threads.VARIABLE)
+    threads.set_default_threads()
+    assert int(os.environ[threads.VARIABLE]) == threads.physical_cores()
