@@ -28,6 +28,10 @@ class Table:
     def __init__(self, simd: Simd, entries: np.ndarray) -> None:
         self._simd = simd
         self._size = len(entries)
+        # Half of the largest antisymmetric table (every codebook is one) leaves registers for the sums.
+        self._mirrored = simd.isa == "avx512" and self._size == 256 and np.array_equal(entries, -entries[::-1])
+        if self._mirrored:
+            entries = entries[self._size // 2 :]
         if self._size <= _IN_REGISTERS[simd.isa]:
             whole = np.resize(entries, max(self._size, simd.lanes)).reshape(-1, simd.lanes)
             self._registers = [let(simd.constants(part)) for part in whole]
@@ -44,7 +48,18 @@ class Table:
         if not self._registers:
             masked = let(tirx.Cast(self._simd.type("int32"), index & self._simd.splat(self._size - 1, "uint32")))
             return let(self._memory[masked])
-        return self._look_up(self._registers, let(index))
+        index = let(index)
+        return self._mirror(index) if self._mirrored else self._look_up(self._registers, index)
+
+    def _mirror(self, index: Expr) -> Expr:
+        """Entry i of the lower half is the negative of entry size − 1 − i."""
+        half = self._size // 2
+        top = let(index & self._simd.splat(half, "uint32"))
+        lower = self._simd.splat(half, "uint32") - top  # half or 0
+        folded = tirx.Select(top == self._simd.splat(0, "uint32"), ~index, index)
+        sign = let(lower << self._simd.splat(32 - self._size.bit_length() + 1, "uint32"))
+        value = self._simd.bits(self._look_up(self._registers, let(folded)))
+        return let(self._simd.bits(value ^ sign, "float32"))
 
     def _look_up(self, registers: list[Expr], index: Expr) -> Expr:
         simd = self._simd

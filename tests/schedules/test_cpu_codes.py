@@ -13,22 +13,28 @@ from tqc.schedules.cpu_simd import i64, let
 PAGE, DIM = 32, 48
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("isa", ["avx512", "avx2", "portable"])
-def test_tables_of_every_size(isa: str) -> None:
+def test_tables_of_every_size(isa: str, mirrored: bool) -> None:
+    """A mirrored table is antisymmetric, as codebooks are."""
     entries = np.random.default_rng(0).standard_normal(256).astype(np.float32)
     index = np.random.default_rng(1).integers(0, 2**16, 64, dtype=np.uint16)
     found = np.zeros((9, 64), np.float32)
 
+    def part(bits):
+        half = entries[: 2**bits // 2]
+        return np.concatenate([half, -half[::-1]]) if mirrored and bits else entries[: 2**bits]
+
     def kernel(simd, source, target):
         for bits in range(9):
-            table = Table(simd, entries[: 2**bits])
+            table = Table(simd, part(bits))
             with T.serial(i64(64 // simd.lanes)) as c:
                 lane = let(c * simd.lanes)
                 simd.store(target, table[let(simd.units(source, lane))], i64(bits), lane)
 
     run_vectors(isa, kernel, index, found)
     for bits in range(9):
-        np.testing.assert_array_equal(found[bits], entries[index % 2**bits])
+        np.testing.assert_array_equal(found[bits], part(bits)[index % 2**bits])
 
 
 @pytest.mark.parametrize("isa", ["avx512", "portable"])

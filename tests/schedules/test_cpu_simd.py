@@ -51,6 +51,7 @@ def test_half_precision_both_ways(isa: str) -> None:
     copy = each_vector(lambda simd, i, a, b: simd.store(b, simd.load(a, i), i))
     run_vectors(isa, copy, half, single)
     np.testing.assert_array_equal(single, half.astype(np.float32))
+    single[np.isnan(single)] = np.nan  # quiet ones, which numpy converts without a warning
 
     rng = np.random.default_rng(0)
     between = np.nextafter(single[:31744:7], np.float32(1e9)) * np.float32(1.0002)
