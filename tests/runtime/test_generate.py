@@ -71,5 +71,7 @@ def test_refused_when_called_not_when_asked_for_tokens(session):
         session.generate([1], 0)
     with pytest.raises(SessionError, match="out of range"):
         session.generate([1], 1, temperature=-1.0)
+    with pytest.raises(SessionError, match="seed is out of range"):
+        session.generate([1], 1, seed=-1)
     assert session.length == (0,)
     assert len(list(session.generate([1] * 60, 5))) == 5

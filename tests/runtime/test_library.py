@@ -8,8 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import tvm_ffi
 
+import tqc
 from tqc.errors import SessionError
+from tqc.runtime import library
 from tqc.runtime.library import open_library
 
 SCRIPT = """
@@ -53,10 +56,10 @@ def test_it_runs_where_the_compiler_is_not_installed(sum_artifact, tmp_path):
 def test_a_library_without_a_model(tmp_path):
     source = tmp_path / "empty.c"
     source.write_text("int nothing(void) { return 0; }\n")
-    library = tmp_path / "empty.so"
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
+    empty = tmp_path / "empty.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(empty), str(source)], check=True)
     with pytest.raises(SessionError, match="holds no model"):
-        open_library(library, "cpu", 0)
+        open_library(empty, "cpu", 0)
 
 
 def test_a_library_the_system_cannot_map(tmp_path):
@@ -69,3 +72,29 @@ def test_a_missing_function_is_named(sum_artifact, fake):
     function = open_library(sum_artifact / fake.LIBRARY, "cpu", 0)
     with pytest.raises(SessionError, match=r"lacks a function(.|\n)*verify_draft"):
         function("verify_draft")
+
+
+def test_sessions_of_one_artifact_share_its_module(sum_artifact, fake, monkeypatch):
+    """A second module of the same file would take the mapped code with it when it goes."""
+    opened = [tqc.load(sum_artifact) for _ in range(2)]
+    monkeypatch.setattr(library.tvm_ffi, "load_module", lambda *_: pytest.fail("mapped again"))
+    del opened[1]
+    other = tqc.load(sum_artifact, max_context=20)
+    for number, session in enumerate((opened[0], other)):
+        ids = [number + 1, 2, 3]
+        assert session.prefill(ids).argmax() == fake.next_token(ids)
+    assert opened[0].length == other.length == (3,)
+
+
+def test_a_replaced_library_is_mapped_anew(sum_artifact, fake, tmp_path):
+    copy = Path(shutil.copytree(sum_artifact, tmp_path / "copy.tqc"))
+    before = tqc.load(copy)
+    shutil.rmtree(copy)
+    shutil.copytree(sum_artifact, copy)
+    calls, real = [], tvm_ffi.load_module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library.tvm_ffi, "load_module", lambda path: calls.append(path) or real(path))
+        after = tqc.load(copy)
+    assert len(calls) == 1
+    for session in (after, before):
+        assert session.prefill([1, 2]).argmax() == fake.next_token([1, 2])

@@ -12,6 +12,7 @@ import tqc
 from tqc.artifact import Library
 from tqc.errors import ArtifactError, SessionError
 from tqc.runtime import library
+from tqc.runtime.device import CpuDevice
 
 
 @pytest.fixture
@@ -208,3 +209,30 @@ def test_importing_tqc_alone_is_light():
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == f"{tqc.__version__} []"
     with pytest.raises(AttributeError):
         _ = tqc.no_such_name
+
+
+def test_a_spoiled_sequence_does_not_cut_the_prompt_of_another(pair, fake):
+    rows = [history(1, 30), [1, fake.POISON, *history(2, 20)]]
+    with pytest.raises(SessionError, match=r"not finite\n +where: sequence 1\n"):
+        pair.prefill(rows)
+    assert pair.length == (30, 22)
+    assert pair.advance([5, None], [True, False])[0].argmax() == fake.next_token([*rows[0], 5])
+
+
+def test_advance_refuses_ids_that_are_not_in_the_vocabulary(pair, fake):
+    pair.prefill([[1, 2], [3]])
+    for ids in ([1, 32], [-1, 1]):
+        with pytest.raises(SessionError, match="not in the vocabulary"):
+            pair.advance(ids, [True, True])
+    assert pair.length == (2, 1)
+    assert pair.advance([4, 99], [True, False])[0].argmax() == fake.next_token([1, 2, 4])
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("out of memory")])
+def test_a_cache_that_does_not_fit_is_refused(sum_artifact, monkeypatch, error):
+    def zeros(*_):
+        raise error
+
+    monkeypatch.setattr(CpuDevice, "zeros", zeros)
+    with pytest.raises(SessionError, match=r"cannot be allocated\n +where: batch 3, max_context 20"):
+        tqc.load(sum_artifact, batch=3, max_context=20)

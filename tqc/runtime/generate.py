@@ -31,6 +31,8 @@ def generate(
         raise SessionError(
             "There is nothing to generate", expected="max_new_tokens of 1 or more", found=f"{max_new_tokens}"
         )
+    if seed < 0:
+        raise SessionError("The seed is out of range", expected="0 or more", found=f"{seed}")
     session.check_room([len(row) + max_new_tokens - 1 for row in rows])
     return _steps(session, rows, max_new_tokens, sampling, seed, frozenset(stop))
 

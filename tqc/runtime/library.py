@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.util
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,14 +53,29 @@ def _nvidia_libraries(pattern: str) -> list[Path]:
     return [path for root in roots for path in Path(root).glob(f"*/lib/{pattern}")]
 
 
+_mapping = threading.Lock()
+
+
+@functools.cache
+def _map(path: Path, *_identity: int) -> tvm_ffi.Module:
+    """The module of a file, once in a process and for as long as it lives.
+
+    The system maps a file once. Each new module would redirect the mapped code to itself when it looks up its device
+    kernels, and leave it pointing nowhere when it goes, under the sessions that are still running.
+    """
+    return tvm_ffi.load_module(path)
+
+
 def open_library(path: Path, kind: str, index: int) -> Callable[[str], tvm_ffi.Function]:
     """Maps the library and starts TVM's VM on the device; returns a function from VM function names to functions.
 
     Raises SessionError when the system cannot map the library or it is not one of a model.
     """
     load_runtime(kind)
+    state = path.stat()
     try:
-        module = tvm_ffi.load_module(path)
+        with _mapping:
+            module = _map(path.resolve(), state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
     except RuntimeError as error:
         raise SessionError("The library cannot be loaded", where=str(path), found=str(error)) from error
     if not module.implements_function("vm_load_executable"):

@@ -83,8 +83,16 @@ def _check(row: np.ndarray, number: int, vocab_size: int) -> None:
     where = f"sequence {number}"
     if not len(row):
         raise SessionError("The sequence is empty", where=where, expected="at least one token")
-    if row.min() < 0 or row.max() >= vocab_size:
-        wrong = int(row[(row < 0) | (row >= vocab_size)][0])
+    check_vocabulary(row, number, vocab_size)
+
+
+def check_vocabulary(row: np.ndarray, number: int, vocab_size: int) -> None:
+    """Raises SessionError, naming sequence `number`, unless all ids of `row` are rows of the embedding table."""
+    wrong = row[(row < 0) | (row >= vocab_size)]
+    if len(wrong):
         raise SessionError(
-            "A token id is not in the vocabulary", where=where, expected=f"0 to {vocab_size - 1}", found=f"{wrong}"
+            "A token id is not in the vocabulary",
+            where=f"sequence {number}",
+            expected=f"0 to {vocab_size - 1}",
+            found=f"{wrong[0]}",
         )

@@ -19,7 +19,7 @@ from .device import Device, RuntimeDevice, open_device
 from .kv_bytes import KvBytes, measure
 from .library import open_library
 from .pages import PageTable
-from .requests import Ids, prompt_rows, step_ids
+from .requests import Ids, check_vocabulary, prompt_rows, step_ids
 from .sampling import Sampling
 from .weights import load_weights
 
@@ -87,10 +87,18 @@ class Session:
 
     def _allocate(self) -> list[list[tvm_ffi.Tensor]]:
         sizes = {"batch": self.batch, "pages": self._pages.pool}
-        return [
-            [self._device.zeros(tuple(sizes.get(dim, dim) for dim in spec.shape), spec.dtype) for spec in layer]
-            for layer in self.manifest.cache.state
-        ]
+        try:
+            return [
+                [self._device.zeros(tuple(sizes.get(dim, dim) for dim in spec.shape), spec.dtype) for spec in layer]
+                for layer in self.manifest.cache.state
+            ]
+        except (MemoryError, RuntimeError) as error:  # the host's and the device's way to say so
+            raise SessionError(
+                "The cache cannot be allocated",
+                where=f"batch {self.batch}, max_context {self.max_context}",
+                found=str(error).strip(),
+                hint="load with a smaller max_context or batch",
+            ) from error
 
     @property
     def vocab_size(self) -> int:
@@ -132,13 +140,16 @@ class Session:
         self.check_room([len(row) for row in rows])
         name = "prefill_all" if all_logits else "prefill"
         pieces: list[list[np.ndarray]] = [[] for _ in rows]
+        bad: set[int] = set()
         for start in range(0, max(len(row) for row in rows), self.prefill_chunk):
             chunk = [row[start : start + self.prefill_chunk] for row in rows]
             logits = self._call(name, chunk)
+            bad |= _not_finite(logits, chunk)
             for number, part in enumerate(chunk):
                 if len(part):
                     kept = logits[number, : len(part)] if all_logits else logits[number, -1:]
                     pieces[number] = [*pieces[number], kept] if all_logits else [kept]
+        _refuse_not_finite(bad)  # only now: the other sequences have their whole prompts
         if all_logits:
             return [np.concatenate(parts) for parts in pieces]
         return np.concatenate([parts[0] for parts in pieces])
@@ -157,8 +168,12 @@ class Session:
         sequences then have their token in the cache, only the named one is spoiled: later calls for it raise again.
         """
         rows = [np.array([token] if on else [], np.int64) for token, on in zip(ids, active, strict=True)]
+        for number, row in enumerate(rows):
+            check_vocabulary(row, number, self.vocab_size)
         self.check_room([len(row) for row in rows])
-        return self._call("decode", rows)[:, 0]
+        logits = self._call("decode", rows)
+        _refuse_not_finite(_not_finite(logits, rows))
+        return logits[:, 0]
 
     def generate(
         self,
@@ -210,7 +225,6 @@ class Session:
             )
         )
         self._lengths += new
-        self._check_finite(logits, new)
         return logits
 
     def _page_table(self) -> tvm_ffi.Tensor:
@@ -218,15 +232,20 @@ class Session:
             self._table = (self._pages.version, self._device.upload(self._pages.table.copy()))
         return self._table[1]
 
-    def _check_finite(self, logits: np.ndarray, new: np.ndarray) -> None:
-        bad = [b for b in np.flatnonzero(new) if not np.isfinite(logits[b, : new[b]]).all()]
-        if bad:
-            raise SessionError(
-                "The logits are not finite",
-                where=", ".join(f"sequence {number}" for number in bad),
-                found="NaN or Inf, in the model's own arithmetic or in its keys and values",
-                hint="reset the session; other sequences are not affected",
-            )
+
+def _not_finite(logits: np.ndarray, rows: list[np.ndarray]) -> set[int]:
+    """The sequences among `rows` whose logits [batch, 1 or S, vocab] hold NaN or Inf; padding does not count."""
+    return {b for b, row in enumerate(rows) if len(row) and not np.isfinite(logits[b, : len(row)]).all()}
+
+
+def _refuse_not_finite(bad: set[int]) -> None:
+    if bad:
+        raise SessionError(
+            "The logits are not finite",
+            where=", ".join(f"sequence {number}" for number in sorted(bad)),
+            found="NaN or Inf, in the model's own arithmetic or in its keys and values",
+            hint="reset the session; other sequences are not affected",
+        )
 
 
 def _check_number(name: str, value: int, most: int | None) -> None:
