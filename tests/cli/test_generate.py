@@ -58,6 +58,12 @@ def test_compare(tqc, artifact, tmp_path, fake, sum_library, tokenizer_dir, expe
     assert json["agreement"] == {"same_prefix": 8, "compared": 8, "matching": 8}
 
 
+def test_compare_with_itself(tqc, artifact):
+    json = tqc("generate", artifact, "-p", "w1 w2 w3", "-n", 8, "--compare", artifact, "--json").json
+    assert len(json["runs"]) == 2
+    assert json["agreement"] == {"same_prefix": 8, "compared": 8, "matching": 8}
+
+
 def test_sampling_is_seeded(tqc, artifact):
     def tokens(seed):
         done = tqc("generate", artifact, "-p", "w1", "--temperature", 9, "--seed", seed, "-n", 16, "--json")
@@ -74,6 +80,7 @@ def test_sampling_is_seeded(tqc, artifact):
         (("-p", "w1", "--chat"), "no chat template"),
         (("-p", "w1", "--device", "tpu"), "Unknown device"),
         (("-p", "w1", "--max-context", 65), "out of range"),
+        (("-p", "w1", "--seed", -1), "out of range"),
     ],
 )
 def test_refusals(tqc, artifact, options, message):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from tqc.codec.layout import CacheLayout
+
 
 def test_tables(tqc, artifact):
     out = tqc("inspect", artifact, "--memory", "10KiB").out
@@ -32,3 +34,12 @@ def test_equal_layers_share_a_row(tqc, tmp_path, fake, sum_library):
     assert "0–2" in text
     assert "tq3" in text
     assert len(tqc("inspect", out, "--json").json["layers"]) == 4
+
+
+def test_the_exact_window_is_that_of_the_layout(tqc, tmp_path, fake, sum_library):
+    layout = CacheLayout(2, 1, 16, sinks=4, recent=32, page=16)
+    window = {length - 4 - layout.coded(length) for length in range(4 + 48, 400)}
+    cache = fake.make_manifest().cache.model_copy(update={"recent": 32})
+    out = fake.write_fake(tmp_path / "m.tqc", sum_library, cache=cache)
+    text = " ".join(tqc("inspect", out).out.split())
+    assert f"4 sinks and {min(window)} to {max(window)} recent tokens exact" in text

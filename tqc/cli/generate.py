@@ -32,19 +32,19 @@ def generate(
     from .generation import Request, agreement, open_model, run
 
     request = Request(prompt, max_new_tokens, temperature, top_k, top_p, seed, chat)
-    models = {}
+    models = []
     for path in [artifact] if compare is None else [artifact, compare]:
         with status(f"loading {path.name}"):
-            models[path] = open_model(path, device, max_context)
+            models.append(open_model(path, device, max_context))
     runs = []
-    for path, model in models.items():
+    for model in models:
         if not json and compare is not None:
-            console().print(path.name, style="bold", markup=False)
+            console().print(model.session.path.name, style="bold", markup=False)
         runs.append(run(model, request, say=None if json else _say))
     same = None
     if compare is not None:
         with status("comparing"):
-            same = agreement(models[compare], request, runs[0].tokens, runs[1].tokens)
+            same = agreement(models[1], request, runs[0].tokens, runs[1].tokens)
     if json:
         print_json({"runs": [result.as_json() for result in runs], "agreement": same and same.as_json()})
         return

@@ -66,7 +66,7 @@ def _layers(manifest) -> Table:
 
 
 def _exact(cache) -> str:
-    recent = f" and {cache.recent} to {cache.recent + cache.page} recent tokens" if cache.recent else ""
+    recent = f" and {cache.recent} to {cache.recent + cache.page - 1} recent tokens" if cache.recent else ""
     return f"{cache.sinks} sinks{recent} exact"
 
 
