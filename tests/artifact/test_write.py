@@ -65,6 +65,21 @@ def test_force_replaces_nothing_but_artifacts(tmp_path, make, artifact, kind):
     assert sorted(os.listdir(tmp_path)) == ["model.tqc", "precious"]
 
 
+def test_an_artifact_made_in_the_meantime_is_kept_without_force(tmp_path, make, monkeypatch):
+    def other_first(path):
+        make(tmp_path / "m.tqc", manifest=make.manifest(vocab_size=33))
+        make.write_library(path)
+
+    with pytest.raises(ArtifactError, match="already exists"):
+        make(tmp_path / "m.tqc", libraries={make.library: other_first})
+    assert verify(tmp_path / "m.tqc").vocab_size == 33
+    monkeypatch.setattr(write, "check_output", lambda *_: None)  # between the last look and the rename
+    with pytest.raises(OSError, match="not empty"):
+        make(tmp_path / "m.tqc")
+    assert verify(tmp_path / "m.tqc").vocab_size == 33
+    assert os.listdir(tmp_path) == ["m.tqc"]
+
+
 def test_a_missing_parent_is_named(tmp_path, make):
     with pytest.raises(ArtifactError, match="does not exist"):
         make(tmp_path / "no" / "m.tqc")

@@ -67,6 +67,18 @@ def test_reject_a_short_text(model):
         measure_key_means(model, "a b c", skip=4)
 
 
+def test_reject_a_damaged_tokenizer(model):
+    (model.parent / "tokenizer.json").write_text('{"version": "1.0", ')
+    with pytest.raises(FrontendError, match="tokenizer is not understood"):
+        measure_key_means(model, "a b c", skip=0)
+
+
+def test_reject_the_tokenizer_of_another_model(model):
+    Tokenizer(models.WordLevel({"a": 99}, unk_token="a")).save(str(model.parent / "tokenizer.json"))
+    with pytest.raises(FrontendError, match="belongs to this model"):
+        measure_key_means(model, "a", skip=-1)
+
+
 def test_reject_keys_that_are_not_finite(model):
     broken = KEYS.copy()
     broken[1, 20] = np.nan

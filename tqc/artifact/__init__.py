@@ -16,7 +16,7 @@ from .manifest import (
 )
 from .params import Param
 from .verify import Problem, problems, read_manifest, verify
-from .write import write_artifact
+from .write import check_output, write_artifact
 
 __all__ = [
     "FORMAT_VERSION",
@@ -32,6 +32,7 @@ __all__ = [
     "Problem",
     "Source",
     "StateTensor",
+    "check_output",
     "command_line",
     "problems",
     "read_manifest",

@@ -51,7 +51,7 @@ def write_artifact(
     inputs contradict the manifest, or when the disk is full. Errors of `libraries` and `params` pass through.
     """
     out = Path(out_dir).absolute()
-    _check_output(out, force)
+    check_output(out, force)
     _check_inputs(manifest, libraries, params)
     _check_space(out, sum(param.nbytes for param in params))
     with _disk_full_is_an_error(out), _temporary_sibling(out) as folder:
@@ -66,7 +66,8 @@ def write_artifact(
         )
         _write_bytes(folder / MANIFEST, complete.to_bytes())
         _sync_folder(folder)
-        _replace(folder, out)
+        check_output(out, force)  # again: writing took a while
+        _replace(folder, out, force)
     return out
 
 
@@ -75,7 +76,9 @@ def is_artifact(path: Path) -> bool:
     return (path / MANIFEST).is_file()
 
 
-def _check_output(out: Path, force: bool) -> None:
+def check_output(out: str | Path, force: bool) -> None:
+    """Raises ArtifactError unless `write_artifact` may write to `out`, which is then looked at but not touched."""
+    out = Path(out).absolute()
     if not out.parent.is_dir():
         raise ArtifactError("The folder for the artifact does not exist", where=str(out.parent))
     if not (out.exists() or out.is_symlink()):
@@ -190,10 +193,10 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _replace(folder: Path, out: Path) -> None:
+def _replace(folder: Path, out: Path, force: bool) -> None:
     """Puts `folder` where `out` is; an older artifact there is moved aside first and put back if that fails."""
-    if not out.exists():
-        folder.rename(out)
+    if not force or not out.exists():
+        folder.rename(out)  # the system refuses if somebody put files there in the meantime
     else:
         aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".old", dir=out.parent))
         out.rename(aside)

@@ -10,15 +10,18 @@ from typing import Any
 
 import tvm
 from tvm import relax
+from tvm.support import cc
 
 from tqc.codegen.cuda_build import cuda_build_environment
 from tqc.codegen.target import Target
-from tqc.errors import PassError
+from tqc.errors import PassError, TargetError
 from tqc.passes.bundle_arguments import weight_order
 from tqc.passes.lower_to_schedules import KernelRecord, LowerToSchedules
 from tqc.passes.pipeline import Dump, kernel_passes, lowering_passes, run
 
 from .schedules import backend
+
+_COMPILER = "install gcc (g++) or name another compiler in $CXX; a full disk also stops it"
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,15 @@ class Built:
     kernels: tuple[KernelRecord, ...]
 
     def export(self, path: Path) -> None:
-        """Writes the shared library; needs a C++ compiler on the machine."""
-        self.executable.export_library(str(path))
+        """Writes the shared library. Raises TargetError when there is no C++ compiler or it fails."""
+        if cc.get_cc() is None:
+            raise TargetError("there is no C++ compiler, and libraries cannot be linked without one", hint=_COMPILER)
+        try:
+            self.executable.export_library(str(path))
+        except (RuntimeError, ValueError, FileNotFoundError) as error:
+            raise TargetError(
+                "the library could not be linked", where=path.name, found=str(error).strip(), hint=_COMPILER
+            ) from error
 
 
 def build(mod: tvm.IRModule, target: Target, weights: MutableMapping[str, Any], dump: Dump | None = None) -> Built:

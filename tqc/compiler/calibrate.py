@@ -39,14 +39,17 @@ def measure_key_means(model: Path, text: str, *, skip: int) -> KeyMeans | None:
     """Key means of every layer of the ONNX model over `text`, without its first `skip` tokens.
 
     Needs the model's `tokenizer.json` beside it; returns None without one. Raises FrontendError if the text is too
-    short or the model produces keys that are not finite.
+    short, the tokenizer is damaged or another model's, or the keys are not finite.
     """
     tokenizer_file = model.parent / "tokenizer.json"
     if not tokenizer_file.is_file():
         return None
     from tokenizers import Tokenizer
 
-    ids = Tokenizer.from_file(str(tokenizer_file)).encode(text).ids[:MAX_TOKENS]
+    try:
+        ids = Tokenizer.from_file(str(tokenizer_file)).encode(text).ids[:MAX_TOKENS]
+    except Exception as error:  # the library raises plain Exception
+        raise FrontendError("the tokenizer is not understood", where=str(tokenizer_file), found=str(error)) from error
     if len(ids) < skip + 2:
         raise FrontendError(
             "the calibration text is too short", expected=f"at least {skip + 2} tokens", found=f"{len(ids)} tokens"
@@ -87,4 +90,13 @@ def _present_keys(model: Path, ids: np.ndarray) -> dict[int, np.ndarray]:
     names = [o.name for o in session.get_outputs() if o.name.startswith("present.") and o.name.endswith(".key")]
     if not names:
         raise FrontendError("the model has no present keys", expected="outputs present.N.key")
-    return {int(name.split(".")[1]): key for name, key in zip(names, session.run(names, feeds), strict=True)}
+    try:
+        keys = session.run(names, feeds)
+    except Exception as error:  # onnxruntime's errors have no base of their own
+        raise FrontendError(
+            "onnxruntime cannot run the model over the calibration text",
+            where=str(model),
+            found=str(error),
+            hint="see whether tokenizer.json belongs to this model, or pass --no-centre",
+        ) from error
+    return {int(name.split(".")[1]): key for name, key in zip(names, keys, strict=True)}

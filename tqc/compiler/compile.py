@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tqc.artifact import Param, write_artifact
+from tqc.artifact import Param, check_output, write_artifact
 from tqc.codec import scheme
 from tqc.codec.layout import code_bits
 from tqc.codegen.target import parse_targets
@@ -29,8 +29,7 @@ def compile_model(options: CompileOptions) -> Path:
     that cannot be built here, ArtifactError if the output exists or cannot be written. Nothing is left half-written.
     """
     progress = options.progress
-    if options.output.exists() and not options.force:
-        raise ArtifactError("The output already exists", where=str(options.output), hint="pass --force to replace it")
+    check_output(options.output, options.force)
     targets = parse_targets(options.target, options.arch)
     schemes = scheme.parse(options.kv)
 
