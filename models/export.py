@@ -33,7 +33,7 @@ def export_model(
     model.onnx, model.onnx.data, configuration and tokenizer; it appears when everything is written, or not at all.
 
     Raises ExportError when the extra `export` is not installed, the source is unknown or cannot be loaded or traced, or
-    `output` exists and `force` is not set.
+    `output` exists and `force` is not set, or is neither empty nor an earlier export.
     """
     output = Path(output)
     say = progress or (lambda _: None)
@@ -43,6 +43,7 @@ def export_model(
         raise ExportError("the output exists", where=str(output), hint="remove it, or pass --force to replace it")
     _require_extras()
     weights = _resolve(str(source), say)
+    _check_replaceable(output, weights)
 
     from tqc.models import huggingface, trace
 
@@ -62,6 +63,20 @@ def export_model(
         say("writing the tokenizer")
         huggingface.save_settings(model, tokenizer, folder)
     return output / trace.GRAPH_FILE
+
+
+def _check_replaceable(output: Path, weights: Path) -> None:
+    """`force` deletes what `output` is: that must be an earlier export, and must not hold the source."""
+    if not output.exists():
+        return
+    if weights.resolve().is_relative_to(output.resolve()):
+        raise ExportError("the output holds the source, so it is not replaced", where=str(output), found=str(weights))
+    if not output.is_dir() or not ((output / "model.onnx").is_file() or not any(output.iterdir())):
+        raise ExportError(
+            "the output exists and is not an earlier export, so it is not replaced",
+            where=str(output),
+            hint="choose another folder",
+        )
 
 
 def _require_extras() -> None:
@@ -97,7 +112,7 @@ def _replaced_when_done(output: Path):
         made = Path(scratch) / "made"
         made.mkdir()
         yield made
-        if output.is_symlink() or output.is_file():
+        if output.is_symlink():
             output.unlink()
         elif output.exists():
             shutil.move(output, Path(scratch) / "old")

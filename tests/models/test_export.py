@@ -80,9 +80,29 @@ def test_an_existing_output_is_kept_unless_forced(llama_folder, tmp_path):
     with pytest.raises(ExportError, match="output exists"):
         export.export_model(llama_folder, output)
     assert (output / "mine").read_text() == "keep"
+    (output / "model.onnx").write_text("an earlier export")
     export.export_model(llama_folder, output, force=True)
     assert not (output / "mine").exists()
-    assert (output / "model.onnx").exists()
+    assert (output / "model.onnx").stat().st_size > 1000
+
+
+def test_force_replaces_nothing_but_exports(tmp_path):
+    pytest.importorskip("torch")
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "config.json").write_text("{}")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.tex").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for name in ("thesis", "file"):
+        with pytest.raises(ExportError, match="not an earlier export"):
+            export.export_model(source, tmp_path / name, force=True)
+    (source / "model.onnx").write_text("an earlier export beside the weights")
+    for output in (source, tmp_path):
+        with pytest.raises(ExportError, match="holds the source"):
+            export.export_model(source, output, force=True)
+    assert (source / "config.json").exists()
+    assert (tmp_path / "thesis" / "thesis.tex").read_text() == "mine"
 
 
 def test_a_failed_export_leaves_what_was_there(llama_folder, tmp_path, monkeypatch):

