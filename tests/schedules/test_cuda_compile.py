@@ -93,6 +93,8 @@ def test_shared_memory_is_at_most_what_the_config_counts(sources):
 
 def test_no_sizes_come_from_the_host(sources):
     """Lengths stay on the device: the kernels read them there, and hosts pass dimensions only."""
-    for signature in re.findall(r"void __launch_bounds__\(\d+\) (\w+\([^)]*\)) \{", sources[1]):
+    signatures = re.findall(r"void __launch_bounds__\(\d+\) (\w+\([^)]*\)) \{", sources[1])
+    assert len(signatures) >= 5
+    for signature in signatures:
         scalars = re.findall(r"(?:int|int64_t) (\w+)[,)]", signature)
         assert not {"length", "new_len"} & set(scalars)
