@@ -177,6 +177,15 @@ def test_digest_covers_the_external_data(exported, tmp_path):
     assert import_model(path).sha256 != before
 
 
+def test_reject_a_model_that_drops_all_but_the_last_logits(decoder, tmp_path):
+    """In a ragged batch the last row of the chunk is padding for the shorter sequences."""
+    model = decoder()
+    model.nodes[-1].output[0] = "every_row"
+    model.add("Slice", ["every_row", model.ints(-1), model.ints(1 << 62), model.ints(1)], "logits")
+    with pytest.raises(FrontendError, match=r"logits have an unexpected shape(.|\n)*\[batch, seq, vocab\]"):
+        import_model(model.save(tmp_path))
+
+
 def test_surprises_end_in_frontend_errors(exported, monkeypatch):
     def fail(*_):
         raise KeyError("surprise")

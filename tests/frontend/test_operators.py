@@ -77,6 +77,8 @@ CASES = {
     "Exp": ([X], [], {}),
     "Gather": ([X, _ints(2, 0)], [], {"axis": 1}),
     "Gather-scalar": ([X, np.int64(1)], [], {"axis": 2}),
+    "Gather-last": ([X], [np.int64(-1)], {"axis": 2}),
+    "Gather-from-the-end": ([X], [_ints(-1, 0, -3)], {"axis": 1}),
     "Gemm": ([X[0], M, S], [], {"alpha": 0.5, "beta": 2.0}),
     "Gemm-transposed": ([X[0].T.copy(), M.T.copy()], [], {"transA": 1, "transB": 1}),
     "LayerNormalization": ([X, V, V], [], {"epsilon": 1e-3}),

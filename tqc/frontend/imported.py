@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tvm
+from tvm import relax
 
 from tqc.errors import FrontendError, TqcError
 
@@ -58,8 +59,8 @@ def _import(path: Path) -> Imported:
     model = load(path)
     canonical = canonicalise(build(model), BUILDERS)
     mod, weights = convert(canonical)
-    logits = mod["main"].ret_ty.fields[0]
-    if logits.shape is None or len(logits.shape) != 3 or not isinstance(logits.shape[2], tvm.tirx.IntImm):
+    logits, tokens = mod["main"].ret_ty.fields[0], mod["main"].params[0].ty
+    if not _a_row_a_token(logits, tokens):
         raise FrontendError("The logits have an unexpected shape.", expected="[batch, seq, vocab]", found=str(logits))
     return Imported(
         mod,
@@ -71,3 +72,11 @@ def _import(path: Path) -> Imported:
         path,
         model.sha256(),
     )
+
+
+def _a_row_a_token(logits: relax.TensorType, tokens: relax.TensorType) -> bool:
+    """Whether the logits are [batch, seq, a number]: the kernels pick rows by the lengths of the sequences."""
+    if logits.shape is None or len(logits.shape) != 3 or not isinstance(logits.shape[2], tvm.tirx.IntImm):
+        return False
+    same = tvm.sym.Analyzer().can_prove_equal
+    return all(same(ours, theirs) for ours, theirs in zip(logits.shape, tokens.shape, strict=False))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from tvm import relax
+from tvm import relax, tirx
 
 from tqc import dialect
 from tqc.errors import FrontendError
@@ -106,6 +106,18 @@ def _gemm(x: Operands, node: Node) -> relax.Expr:
     return relax.op.add(result, c)
 
 
+def _gather(x: Operands, node: Node) -> relax.Expr:
+    """Clipping keeps a token id outside the vocabulary from reading foreign memory; so ONNX's indices from the end,
+    which are constants in these graphs, are counted from the start first."""
+    axis, indices, constant = node.attrs.get("axis", 0), x[1], x.constants[1]
+    if constant is not None and (constant < 0).any():
+        extent = x.shape(0)[axis]
+        if not isinstance(extent, tirx.IntImm):
+            raise FrontendError("An index counts from the end of a dimension that varies.", where=node.label)
+        indices = relax.const(np.where(constant < 0, constant + int(extent), constant))
+    return relax.op.take(x[0], indices, axis, mode="clip")
+
+
 def _slice(x: Operands, node: Node) -> relax.Expr:
     starts, ends = x.ints(1), x.ints(2)
     axes = x.ints(3) or list(range(len(starts)))
@@ -165,8 +177,7 @@ BUILDERS: dict[str, Builder] = {
     "Erf": _unary(relax.op.erf),
     "Exp": _unary(relax.op.exp),
     "Expand": lambda x, node: relax.op.broadcast_to(x[0], x.context.dims(node.attrs[DIMS])),
-    # Clipping keeps a token id outside the vocabulary from reading foreign memory.
-    "Gather": lambda x, node: relax.op.take(x[0], x[1], node.attrs.get("axis", 0), mode="clip"),
+    "Gather": _gather,
     "Gelu": _gelu,
     "Gemm": _gemm,
     "LayerNormalization": _layer_norm,
