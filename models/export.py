@@ -71,7 +71,8 @@ def _check_replaceable(output: Path, weights: Path) -> None:
         return
     if weights.resolve().is_relative_to(output.resolve()):
         raise ExportError("the output holds the source, so it is not replaced", where=str(output), found=str(weights))
-    if not output.is_dir() or not ((output / "model.onnx").is_file() or not any(output.iterdir())):
+    exported = any((output / name).is_file() for name in ("model.onnx", "model.onnx.data"))
+    if not output.is_dir() or not (exported or not any(output.iterdir())):
         raise ExportError(
             "the output exists and is not an earlier export, so it is not replaced",
             where=str(output),

@@ -40,6 +40,14 @@ def test_prefill_and_decode(session, fake):
     assert session.length == (22,)
 
 
+def test_logits_are_float32_whatever_the_model_gives(session, monkeypatch):
+    download = CpuDevice.download
+    monkeypatch.setattr(CpuDevice, "download", lambda *tensor: download(*tensor).clip(-6e4, 6e4).astype(np.float16))
+    assert session.prefill([1, 2]).dtype == np.float32
+    assert session.decode([3]).dtype == np.float32
+    assert session.prefill([4, 5], all_logits=True)[0].dtype == np.float32
+
+
 def test_ragged_batch_in_chunks_equals_each_alone(pair, fake):
     rows = [history(1, 27), history(2, 6)]
     assert pair.prefill(rows).argmax(-1).tolist() == [fake.next_token(row) for row in rows]

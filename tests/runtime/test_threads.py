@@ -29,10 +29,27 @@ def test_without_a_topology_every_processor_counts(tmp_path, four_processors):
     assert threads.physical_cores(tmp_path) == 4
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("200000 100000\n", 2), ("150000 100000\n", 2), ("5000 100000\n", 1), ("max 100000\n", None), ("", None)],
+)
+def test_the_quota_of_a_container(tmp_path, text, expected):
+    (tmp_path / "cpu.max").write_text(text)
+    assert threads.quota(tmp_path / "cpu.max") == expected
+    assert threads.quota(tmp_path / "missing") is None
+
+
+def test_a_container_gets_the_threads_it_has_time_for(monkeypatch):
+    monkeypatch.setattr(threads, "physical_cores", lambda: 16)
+    for limit, expected in ((3, 3), (64, 16), (None, 16)):
+        monkeypatch.setattr(threads, "quota", lambda limit=limit: limit)
+        assert threads.default_threads() == expected
+
+
 def test_the_environment_has_the_last_word(monkeypatch):
     monkeypatch.setenv(threads.VARIABLE, "7")
     threads.set_default_threads()
     assert os.environ[threads.VARIABLE] == "7"
     monkeypatch.delenv(threads.VARIABLE)
     threads.set_default_threads()
-    assert int(os.environ[threads.VARIABLE]) == threads.physical_cores()
+    assert int(os.environ[threads.VARIABLE]) == threads.default_threads()

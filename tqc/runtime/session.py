@@ -225,7 +225,7 @@ class Session:
             )
         )
         self._lengths += new
-        return logits
+        return logits.astype(np.float32, copy=False)  # an fp16 model gives fp16
 
     def _page_table(self) -> tvm_ffi.Tensor:
         if self._table is None or self._table[0] != self._pages.version:

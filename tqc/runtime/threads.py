@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 _SYSTEM = Path("/sys/devices/system/cpu")
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 VARIABLE = "TVM_NUM_THREADS"
 
 
@@ -19,10 +20,25 @@ def physical_cores(system: Path = _SYSTEM) -> int:
     return max(1, len(cores))
 
 
+def quota(file: Path = _QUOTA) -> int | None:
+    """Processors' worth of time this container is given (cgroup v2), rounded up; None without a limit."""
+    try:
+        granted, period = file.read_text().split()
+        return max(1, -(-int(granted) // int(period)))
+    except (OSError, ValueError):  # no such file, or "max": no limit
+        return None
+
+
+def default_threads() -> int:
+    """A thread a core, and not more than the container has time for: the pool's threads spin while they wait."""
+    cores = physical_cores()
+    return min(cores, quota() or cores)
+
+
 def set_default_threads() -> None:
-    """Gives TVM's thread pool a thread a core, unless the environment says how many.
+    """Gives TVM's thread pool `default_threads`, unless the environment says how many.
 
     TVM takes half the processors it sees, supposing two hardware threads a core; on machines with one that leaves half
     of the cores idle. Has an effect only before the first kernel runs.
     """
-    os.environ.setdefault(VARIABLE, str(physical_cores()))
+    os.environ.setdefault(VARIABLE, str(default_threads()))
