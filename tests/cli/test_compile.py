@@ -52,3 +52,9 @@ def test_summary(tqc, compiler):
     done = tqc("compile", "model.onnx", "-o", "m.tqc")
     assert "3.20× smaller than fp16" in done.out
     assert tqc("compile", "model.onnx", "-o", "m.tqc", "--json").json["totals"]["bytes_per_token"] == 20
+
+
+def test_says_when_keys_could_not_be_centred(tqc, compiler):
+    """The sum model has coded keys and no means: as if there had been no tokenizer beside it."""
+    assert "Keys are not centred" in tqc("compile", "model.onnx", "-o", "m.tqc").err
+    assert "Keys are not centred" not in tqc("compile", "model.onnx", "-o", "m.tqc", "--no-centre").err

@@ -28,3 +28,10 @@ def test_reject_lengths_out_of_range(field, value):
 def test_reject_an_unknown_scheme_before_anything_is_read():
     with pytest.raises(CodecError, match="tq44"):
         options(kv="tq44")
+
+
+@pytest.mark.parametrize("changes", [{"centre": False}, {"kv": "fp16"}, {"kv": "k:fp32,v:tq4"}])
+def test_reject_a_text_that_would_not_be_used(changes):
+    with pytest.raises(PassError, match="--calibrate would be ignored"):
+        options(calibrate=Path("text.txt"), **changes)
+    assert options(calibrate=Path("text.txt"), kv="k:tq4,v:fp16").calibrate == Path("text.txt")

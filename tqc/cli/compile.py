@@ -33,6 +33,7 @@ def compile(
     """Compile an ONNX model to an artifact with a compressed KV cache."""
     from ..artifact import read_manifest
     from ..artifact.summary import totals
+    from ..codec.layout import code_bits
 
     start = time.perf_counter()
     with progress() as report:
@@ -60,6 +61,8 @@ def compile(
         )
     seconds = time.perf_counter() - start
     manifest = read_manifest(path)
+    if centre and manifest.centring is None and any(code_bits(layer.k) for layer in manifest.layers):
+        typer.echo("Keys are not centred: there is no tokenizer.json beside the model to read a text with.", err=True)
     sums = totals(manifest, 8 << 30)
     libraries = {library.file: manifest.files[library.file].size for library in manifest.libraries}
     if json:

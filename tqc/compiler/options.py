@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tqc.codec import scheme
-from tqc.codec.layout import LANES
+from tqc.codec.layout import LANES, code_bits
 from tqc.errors import PassError
 
 Progress = Callable[[str, float], None]
@@ -20,8 +20,9 @@ class CompileOptions:
 
     `model` is an ONNX file, `output` the artifact's directory. `kv` follows the grammar of `tqc.codec.scheme`.
     `max_context` defaults to the model's own limit in `config.json`, or 8192. `calibrate` is a text file whose key
-    means centre the keys, in place of the built-in text; `centre` False centres nothing. `fold` False leaves the value
-    rotation to run time. `dump_dir` receives the IR after every pass.
+    means centre the keys, in place of the built-in text; `centre` False centres nothing, and neither is done for exact
+    keys. `fold` False leaves the value rotation to run time. `dump_dir` receives the IR after every pass. Raises
+    CodecError for an unknown scheme, PassError for numbers out of range and for a text that would not be used.
     """
 
     model: Path
@@ -41,7 +42,7 @@ class CompileOptions:
     progress: Progress = lambda _step, _fraction: None
 
     def __post_init__(self) -> None:
-        scheme.parse(self.kv)
+        k_scheme, _ = scheme.parse(self.kv)
         for name, value, least in (("sinks", self.sinks, 0), ("recent", self.recent, 0), ("page", self.page, LANES)):
             if value < least:
                 raise PassError(f"--{name} is too small", expected=f"at least {least}", found=str(value))
@@ -49,3 +50,6 @@ class CompileOptions:
             raise PassError("--page does not fit the kernels", expected=f"a multiple of {LANES}", found=str(self.page))
         if self.max_context is not None and self.max_context < 1:
             raise PassError("--max-context is too small", expected="at least 1", found=str(self.max_context))
+        if self.calibrate is not None and not (self.centre and code_bits(k_scheme)):
+            found = f"--kv {self.kv}, whose keys are exact" if self.centre else "--no-centre"
+            raise PassError("--calibrate would be ignored: keys are not centred", found=found, hint="leave one out")
