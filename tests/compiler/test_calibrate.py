@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from tqc.compiler.calibrate import MAX_TOKENS, built_in_text, measure_key_means
+from tqc.compiler.calibrate import MAX_SKIP, MAX_TOKENS, built_in_text, measure_key_means
 from tqc.errors import FrontendError
 
 WORDS = ("a", "b", "c", "d", "e")
@@ -55,6 +55,10 @@ def test_the_mean_leaves_out_the_first_tokens(model):
 
 def test_a_long_text_is_cut(model):
     assert measure_key_means(model, "b " * 2000, skip=4).tokens == MAX_TOKENS - 4
+
+
+def test_many_sinks_leave_enough_of_the_text(model):
+    assert measure_key_means(model, "b " * 2000, skip=MAX_TOKENS).tokens == MAX_TOKENS - MAX_SKIP
 
 
 def test_without_a_tokenizer_there_is_nothing_to_measure(model):

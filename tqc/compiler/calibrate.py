@@ -18,6 +18,9 @@ from tqc.errors import FrontendError
 MAX_TOKENS = 512
 """Tokens of the text that are run; a mean over more moves less than the codes can tell."""
 
+MAX_SKIP = 16
+"""Tokens that are left out at most: attention sinks are among the very first, however many tokens stay exact."""
+
 _NUMPY = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
 
 
@@ -36,7 +39,7 @@ def built_in_text() -> str:
 
 
 def measure_key_means(model: Path, text: str, *, skip: int) -> KeyMeans | None:
-    """Key means of every layer of the ONNX model over `text`, without its first `skip` tokens.
+    """Key means of every layer of the ONNX model over `text`, without its first `skip` (at most 16) tokens.
 
     Needs the model's `tokenizer.json` beside it; returns None without one. Raises FrontendError if the text is too
     short, the tokenizer is damaged or another model's, or the keys are not finite.
@@ -50,6 +53,7 @@ def measure_key_means(model: Path, text: str, *, skip: int) -> KeyMeans | None:
         ids = Tokenizer.from_file(str(tokenizer_file)).encode(text).ids[:MAX_TOKENS]
     except Exception as error:  # the library raises plain Exception
         raise FrontendError("the tokenizer is not understood", where=str(tokenizer_file), found=str(error)) from error
+    skip = min(skip, MAX_SKIP)
     if len(ids) < skip + 2:
         raise FrontendError(
             "the calibration text is too short", expected=f"at least {skip + 2} tokens", found=f"{len(ids)} tokens"
