@@ -64,6 +64,13 @@ def test_compare_with_itself(tqc, artifact):
     assert json["agreement"] == {"same_prefix": 8, "compared": 8, "matching": 8}
 
 
+def test_each_of_two_artifacts_has_its_device(tqc, artifact):
+    words = ("generate", artifact, "-p", "w1", "-n", 2, "--compare", artifact)
+    assert tqc(*words, "--device", "cpu", "--compare-device", "cpu").status == 0
+    refused = tqc(*words, "--compare-device", "tpu")
+    assert (refused.status, "found: tpu" in refused.err) == (1, True)
+
+
 def test_sampling_is_seeded(tqc, artifact):
     def tokens(seed):
         done = tqc("generate", artifact, "-p", "w1", "--temperature", 9, "--seed", seed, "-n", 16, "--json")

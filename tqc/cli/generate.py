@@ -23,6 +23,9 @@ def generate(
     chat: Annotated[bool, typer.Option("--chat", help="Put the prompt into the model's chat template.")] = False,
     compare: Annotated[Path | None, typer.Option(help="Another artifact to run beside it.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    compare_device: Annotated[
+        str | None, typer.Option(help="The device of the artifact to compare with; that of the first by default.")
+    ] = None,
     max_context: Annotated[
         int | None, typer.Option(help="Reserve the cache for fewer tokens than compiled for.")
     ] = None,
@@ -33,9 +36,10 @@ def generate(
 
     request = Request(prompt, max_new_tokens, temperature, top_k, top_p, seed, chat)
     models = []
-    for path in [artifact] if compare is None else [artifact, compare]:
+    places = [(artifact, device)] + ([] if compare is None else [(compare, compare_device or device)])
+    for path, place in places:
         with status(f"loading {path.name}"):
-            models.append(open_model(path, device, max_context))
+            models.append(open_model(path, place, max_context))
     runs = []
     for model in models:
         if not json and compare is not None:
