@@ -23,13 +23,13 @@ def model(tmp_path):
     return tmp_path / "model.onnx"
 
 
-def _write(path, keys):
+def _write(path, keys, past="past_key_values.0.key", present="present.0.key"):
     tensors = [numpy_helper.from_array(keys, "table"), numpy_helper.from_array(np.array([0, -1, 2, 16]), "split")]
     nodes = [
         helper.make_node("Gather", ["table", "input_ids"], ["rows"]),
         helper.make_node("Reshape", ["rows", "split"], ["heads"]),
         helper.make_node("Transpose", ["heads"], ["fresh"], perm=[0, 2, 1, 3]),
-        helper.make_node("Concat", ["past_key_values.0.key", "fresh"], ["present.0.key"], axis=2),
+        helper.make_node("Concat", [past, "fresh"], [present], axis=2),
     ]
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
@@ -37,9 +37,9 @@ def _write(path, keys):
         "keys",
         [
             value("input_ids", TensorProto.INT64, ["batch", "seq"]),
-            value("past_key_values.0.key", TensorProto.FLOAT, ["batch", 2, "past", 16]),
+            value(past, TensorProto.FLOAT, ["batch", 2, "past", 16]),
         ],
-        [value("present.0.key", TensorProto.FLOAT, ["batch", 2, "total", 16])],
+        [value(present, TensorProto.FLOAT, ["batch", 2, "total", 16])],
         tensors,
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
@@ -51,6 +51,13 @@ def test_the_mean_leaves_out_the_first_tokens(model):
     assert list(result.means) == [0]
     assert result.tokens == 4
     np.testing.assert_allclose(result.means[0], truth, atol=1e-6)
+
+
+@pytest.mark.parametrize("names", [("past_0_key", "present_0_key"), ("past_key_0", "present_key_0")])
+def test_the_cache_may_have_any_name_the_frontend_takes(model, names):
+    expected = measure_key_means(model, "a b c d d e", skip=2).means[0]
+    _write(model, KEYS, *names)
+    np.testing.assert_array_equal(measure_key_means(model, "a b c d d e", skip=2).means[0], expected)
 
 
 def test_a_long_text_is_cut(model):

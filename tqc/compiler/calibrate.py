@@ -1,6 +1,6 @@
 """Measures the constant that is subtracted from the keys: their mean over a text, per layer and KV head.
 
-The source model runs once over the text in onnxruntime; its `present.N.key` outputs are the keys as the cache would
+The source model runs once over the text in onnxruntime; its present outputs are the keys as the cache would
 see them (after RoPE). The first tokens are left out: as attention sinks their keys are far from all others.
 """
 
@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from tqc.errors import FrontendError
+from tqc.frontend.interface import PAST, PRESENT, by_layer
 
 MAX_TOKENS = 512
 """Tokens of the text that are run; a mean over more moves less than the codes can tell."""
@@ -69,7 +70,7 @@ def measure_key_means(model: Path, text: str, *, skip: int) -> KeyMeans | None:
 
 
 def _present_keys(model: Path, ids: np.ndarray) -> dict[int, np.ndarray]:
-    """`present.N.key` [1, Hk, S, D] of every layer N for a prompt without a past."""
+    """The present keys [1, Hk, S, D] of every layer for a prompt without a past."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -77,7 +78,7 @@ def _present_keys(model: Path, ids: np.ndarray) -> dict[int, np.ndarray]:
     # The model runs once: packed copies of its weights would cost more memory than they save time.
     options.add_session_config_entry("session.disable_prepacking", "1")
     session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    feeds = {}
+    feeds, pasts = {}, by_layer([value.name for value in session.get_inputs()], PAST).values()
     for value in session.get_inputs():
         dtype = _NUMPY.get(value.type)
         if value.name == "input_ids":
@@ -86,16 +87,17 @@ def _present_keys(model: Path, ids: np.ndarray) -> dict[int, np.ndarray]:
             array = np.ones_like(ids)
         elif value.name == "position_ids":
             array = np.arange(ids.shape[1])[None]
-        elif value.name.startswith("past_key_values.") and dtype is not None:
+        elif value.name in pasts and dtype is not None:
             array = np.zeros((1, value.shape[1], 0, value.shape[3]))
         else:
             raise FrontendError("an input is not understood", where=value.name, found=str(value.type))
         feeds[value.name] = array.astype(dtype)
-    names = [o.name for o in session.get_outputs() if o.name.startswith("present.") and o.name.endswith(".key")]
+    presents = by_layer([value.name for value in session.get_outputs()], PRESENT)
+    names = {layer: name for (layer, side), name in presents.items() if side == "key"}
     if not names:
         raise FrontendError("the model has no present keys", expected="outputs present.N.key")
     try:
-        keys = session.run(names, feeds)
+        keys = session.run(list(names.values()), feeds)
     except Exception as error:  # onnxruntime's errors have no base of their own
         raise FrontendError(
             "onnxruntime cannot run the model over the calibration text",
@@ -103,4 +105,4 @@ def _present_keys(model: Path, ids: np.ndarray) -> dict[int, np.ndarray]:
             found=str(error),
             hint="see whether tokenizer.json belongs to this model, or pass --no-centre",
         ) from error
-    return {int(name.split(".")[1]): key for name, key in zip(names, keys, strict=True)}
+    return dict(zip(names, keys, strict=True))

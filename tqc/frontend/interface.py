@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from tqc.codec.limits import HEAD_DIM_STEP, MAX_HEAD_DIM
 from tqc.errors import FrontendError
 
 from .graph import Graph, Input
 
-_PAST = re.compile(r"past(?:_key_values)?[._](\d+)[._](key|value)|past_(key|value)_(\d+)")
-_PRESENT = re.compile(r"present(?:_key_values)?[._](\d+)[._](key|value)|present_(key|value)_(\d+)")
+PAST = re.compile(r"past(?:_key_values)?[._](\d+)[._](key|value)|past_(key|value)_(\d+)")
+PRESENT = re.compile(r"present(?:_key_values)?[._](\d+)[._](key|value)|present_(key|value)_(\d+)")
 
 TOKENS, MASK, POSITIONS = "input_ids", "attention_mask", "position_ids"
-
-MIN_HEAD_DIM, MAX_HEAD_DIM, HEAD_DIM_STEP = 16, 512, 16
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class Interface:
     logits: str
 
 
-def _by_layer(names: list[str], pattern: re.Pattern) -> dict[tuple[int, str], str]:
+def by_layer(names: Iterable[str], pattern: re.Pattern) -> dict[tuple[int, str], str]:
+    """(layer, `key` or `value`) → name, for the names that fit. Raises FrontendError if two claim the same."""
     found: dict[tuple[int, str], str] = {}
     for name in names:
         if match := pattern.fullmatch(name):
@@ -86,11 +87,11 @@ def _checked_cache(key: Input, value: Input, layer: int) -> tuple[int, int, str]
             where=f"layer {layer}",
             found=f"{key.dtype}{list(key.shape)} and {value.dtype}{list(value.shape)}",
         )
-    if not MIN_HEAD_DIM <= dim <= MAX_HEAD_DIM or dim % HEAD_DIM_STEP:
+    if not HEAD_DIM_STEP <= dim <= MAX_HEAD_DIM or dim % HEAD_DIM_STEP:
         raise FrontendError(
             "Unsupported head_dim.",
             where=f"layer {layer}, input {key.name}",
-            expected=f"a multiple of {HEAD_DIM_STEP} from {MIN_HEAD_DIM} to {MAX_HEAD_DIM}",
+            expected=f"a multiple of {HEAD_DIM_STEP} from {HEAD_DIM_STEP} to {MAX_HEAD_DIM}",
             found=str(dim),
         )
     return heads, dim, key.dtype
@@ -102,7 +103,7 @@ def bind(graph: Graph) -> Interface:
     Raises FrontendError for missing or surplus inputs, cache tensors without partner, unexpected shapes, and a
     head_dim that is no multiple of 16 from 16 to 512.
     """
-    past, present = _by_layer(list(graph.inputs), _PAST), _by_layer(list(graph.outputs), _PRESENT)
+    past, present = by_layer(graph.inputs, PAST), by_layer(graph.outputs, PRESENT)
     surplus = set(graph.inputs) - {TOKENS, MASK, POSITIONS} - set(past.values())
     if surplus:
         raise FrontendError(
