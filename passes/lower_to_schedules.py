@@ -1,4 +1,4 @@
-"""Cache ops, norms, RoPE and rotations become calls of the kernels that the target's schedules generate."""
+"""Cache ops, norms and RoPE become calls of the kernels that the target's schedules generate."""
 
 from __future__ import annotations
 
