@@ -54,6 +54,11 @@ def versions() -> dict[str, str | None]:
     return found
 
 
+def command(arguments: Sequence[str]) -> str:
+    """The command line without folders that only this machine has: absolute paths lose theirs."""
+    return " ".join(Path(word).name if Path(word).is_absolute() else word for word in arguments)
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
@@ -66,7 +71,7 @@ def write(output: Path, title: str, method: str, data: dict[str, Any], tables: s
     about = {
         "benchmark": title,
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command(sys.argv),
         "machine": machine(),
         "versions": versions(),
         "method": method,

@@ -33,6 +33,7 @@ def backend(target: Target, weights: MutableMapping[str, Any]) -> Backend:
 def _cpu(target: Target, weights: MutableMapping[str, Any]) -> Backend:
     from tqc.passes.layout_weights import LayoutWeights
     from tqc.passes.schedule_cpu import ScheduleCpu
+    from tqc.passes.share_tied_weights import ShareTiedWeights
     from tqc.schedules.cpu_append import make_append
     from tqc.schedules.cpu_config import cpu_config
     from tqc.schedules.cpu_decode import make_decode
@@ -65,7 +66,10 @@ def _cpu(target: Target, weights: MutableMapping[str, Any]) -> Backend:
             others={"rms_norm": rms_norm, "rope": rope},
             config=asdict(config),
         ),
-        layout_weights=[LayoutWeights(config=MatmulConfig.for_target(target.tvm_target()), weights=weights)],
+        layout_weights=[
+            LayoutWeights(config=MatmulConfig.for_target(target.tvm_target()), weights=weights),
+            ShareTiedWeights(weights),
+        ],
         schedule=[ScheduleCpu()],
     )
 
