@@ -16,6 +16,7 @@ CONSTANTS = {
     "one": np.float32(1),
     "axis": np.array([-1]),
     "weight": np.ones(8, np.float32),
+    "single": np.full(1, 3, np.float32),
     "matrix": np.ones((8, 8), np.float32),
 }
 
@@ -92,10 +93,11 @@ def test_a_result_of_another_type_is_cast():
         _copy(Node("Div", ["three", "root"], ["inverse"])),
         _copy(Node("Mul", ["inverse", "mean"], ["unit"])),
         _copy(Node("Mul", ["matrix", "unit"], ["y"])),
+        _copy(Node("Mul", ["single", "unit"], ["y"])),
         _copy(Node("Add", ["mean", "x"], ["shifted"])),
         _copy(Node("Neg", ["unit"], ["y"])),
     ],
-    ids=["cube", "axis", "keepdims", "numerator", "other-x", "matrix", "no-epsilon", "no-weight"],
+    ids=["cube", "axis", "keepdims", "numerator", "other-x", "matrix", "one-for-all", "no-epsilon", "no-weight"],
 )
 def test_other_forms_stay(nodes):
     assert not any(node.domain for node in _fuse(nodes).nodes)

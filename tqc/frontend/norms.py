@@ -69,7 +69,7 @@ def _match(facts: Facts, mean: Node) -> _Norm | None:
         return None
     weight = _other(scaled, node.outputs[0])
     array = graph.weights.get(weight, facts.value(weight))
-    if array is None or len(array.shape) != 1:
+    if array is None or len(array.shape) != 1 or array.shape[0] == 1:  # one factor for the whole row is no weight
         return None
     return _Norm(x, weight, epsilon, scaled.outputs[0])
 
