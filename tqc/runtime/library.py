@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.util
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,8 @@ CPU, CUDA = 1, 2
 """DLPack device types."""
 _POOLED = 2
 """The VM's allocator that keeps freed memory for the next call."""
+CUDART = "libcudart.so.13"
+"""The CUDA runtime that TVM's wheel was linked with."""
 
 
 @functools.cache
@@ -36,8 +39,7 @@ def load_runtime(kind: str = "cpu") -> None:
         set_default_threads()
     if kind == "cuda":
         load_runtime("cpu")
-        for cudart in sorted(_nvidia_libraries("libcudart.so.*")):
-            ctypes.CDLL(str(cudart), mode=ctypes.RTLD_GLOBAL)
+        _load_cudart()
     name = {"cpu": "libtvm_runtime.so", "cuda": "libtvm_runtime_cuda.so"}[kind]
     try:
         ctypes.CDLL(str(_tvm_libraries() / name), mode=ctypes.RTLD_GLOBAL)
@@ -46,11 +48,22 @@ def load_runtime(kind: str = "cpu") -> None:
         raise SessionError(f"{name} cannot be loaded", found=str(error), hint=hint) from error
 
 
-def _nvidia_libraries(pattern: str) -> list[Path]:
-    """Libraries that came as NVIDIA's packages from PyPI."""
+def _load_cudart() -> None:
+    """Loads the CUDA runtime that TVM's was linked with, from PyPI's wheels, a toolkit or the loader's path."""
     spec = importlib.util.find_spec("nvidia")
-    roots = spec.submodule_search_locations if spec and spec.submodule_search_locations else []
-    return [path for root in roots for path in Path(root).glob(f"*/lib/{pattern}")]
+    roots = [Path(root) for root in (spec.submodule_search_locations or [])] if spec else []
+    found = [path for root in roots for path in sorted(root.glob(f"*/lib/{CUDART}"))]
+    toolkits = [Path(os.environ[name]) for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
+    found += [folder / "lib64" / CUDART for folder in toolkits]
+    for name in (*(str(path) for path in found if path.is_file()), CUDART):
+        try:
+            ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
+            return
+        except OSError as error:
+            last = error
+    raise SessionError(
+        f"{CUDART} cannot be loaded", found=str(last), hint="pip install nvidia-cuda-runtime, or set CUDA_HOME"
+    ) from last
 
 
 _mapping = threading.Lock()
