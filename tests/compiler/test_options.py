@@ -18,7 +18,8 @@ def test_defaults():
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("sinks", -1), ("recent", -5), ("page", 8), ("page", 24), ("max_context", 0)]
+    ("field", "value"),
+    [("sinks", -1), ("recent", -5), ("page", 8), ("page", 24), ("page", 512), ("sinks", 500), ("max_context", 0)],
 )
 def test_reject_lengths_out_of_range(field, value):
     with pytest.raises(PassError, match=field.replace("_", "-")):

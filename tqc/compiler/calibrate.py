@@ -77,7 +77,15 @@ def _present_keys(model: Path, ids: np.ndarray) -> dict[int, np.ndarray]:
     options.log_severity_level = 3
     # The model runs once: packed copies of its weights would cost more memory than they save time.
     options.add_session_config_entry("session.disable_prepacking", "1")
-    session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    try:
+        session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors share no class of their own
+        raise FrontendError(
+            "the model cannot be run to measure its keys",
+            where=str(model),
+            found=str(error),
+            hint="--no-centre compiles without",
+        ) from error
     feeds, pasts = {}, by_layer([value.name for value in session.get_inputs()], PAST).values()
     for value in session.get_inputs():
         dtype = _NUMPY.get(value.type)

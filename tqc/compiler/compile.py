@@ -18,7 +18,7 @@ from tqc.passes.pipeline import Dump, cache_passes, run
 
 from .build import build
 from .calibrate import KeyMeans, built_in_text, measure_key_means
-from .manifest import describe, library_name
+from .manifest import check_context, describe, library_name
 from .options import CompileOptions
 
 
@@ -32,6 +32,7 @@ def compile_model(options: CompileOptions) -> Path:
     check_output(options.output, options.force)
     targets = parse_targets(options.target, options.arch)
     schemes = scheme.parse(options.kv)
+    check_context(options)
 
     progress("reading the model", 0.0)
     imported = import_model(options.model)

@@ -27,7 +27,7 @@ from tqc.codec import rotation
 from tqc.codec.layout import CacheLayout, code_bits
 from tqc.codec.lloyd_max import codebook
 from tqc.dialect import is_op_call, layout_of
-from tqc.errors import FrontendError
+from tqc.errors import FrontendError, PassError
 from tqc.frontend import Imported
 from tqc.passes.centre_keys import mean_name
 
@@ -63,6 +63,7 @@ def describe(
     layouts = cache_layouts(decode)
     rotated = values_rotated_at_run_time(decode)
     first = next(iter(layouts.values()))
+    info = {layer.layer: layer for layer in imported.layers}
     return Manifest(
         tqc_version=metadata.version("turboquant-compiler"),
         tvm_version=metadata.version("apache-tvm"),
@@ -80,15 +81,15 @@ def describe(
                 head_dim=layout.head_dim,
                 k=layout.k,
                 v=layout.v,
-                scale=info.scale,
-                softcap=info.softcap,
-                window=info.window,
+                scale=info[number].scale,
+                softcap=info[number].softcap,
+                window=info[number].window,
                 bytes_per_token_k=_vector_bytes(layout, layout.k) * layout.kv_heads,
                 bytes_per_token_v=_vector_bytes(layout, layout.v) * layout.kv_heads,
-                key_mean=mean_name(index) in builts[0].params,
-                value_rotation="none" if not code_bits(layout.v) else "runtime" if index in rotated else "folded",
+                key_mean=mean_name(number) in builts[0].params,
+                value_rotation="none" if not code_bits(layout.v) else "runtime" if number in rotated else "folded",
             )
-            for index, (info, layout) in enumerate(zip(imported.layers, layouts.values(), strict=True))
+            for number, layout in layouts.items()
         ),
         cache=Cache(
             sinks=options.sinks,
@@ -103,7 +104,7 @@ def describe(
         ),
         digests=_digests(list(layouts.values())),
         vocab_size=imported.vocab_size,
-        max_context=options.max_context or model_context(options.model) or DEFAULT_CONTEXT,
+        max_context=check_context(options),
         functions=FUNCTIONS,
         params=builts[0].params,
         kernels=tuple(
@@ -140,16 +141,32 @@ def values_rotated_at_run_time(decode: relax.Function) -> set[int]:
     return layers
 
 
+_CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "seq_length")
+
+
 def model_context(model: Path) -> int | None:
-    """`max_position_embeddings` of the config.json beside the model, if there is one."""
+    """The longest sequence that the config.json beside the model names, if there is one."""
     config = model.parent / "config.json"
     if not config.is_file():
         return None
     try:
-        value = json.loads(config.read_text(encoding="utf-8")).get("max_position_embeddings")
-    except (json.JSONDecodeError, AttributeError, UnicodeDecodeError) as error:
+        fields = dict(json.loads(config.read_text(encoding="utf-8")))
+    except (json.JSONDecodeError, TypeError, ValueError) as error:
         raise FrontendError("the model's config.json cannot be read", where=str(config), found=str(error)) from error
-    return int(value) if isinstance(value, int) and value > 0 else None
+    named = [fields[key] for key in _CONTEXT_KEYS if isinstance(fields.get(key), int) and fields[key] > 0]
+    return named[0] if named else None
+
+
+def check_context(options: CompileOptions) -> int:
+    """The artifact's longest sequence. Raises PassError if more is asked for than the model has positions."""
+    limit = model_context(options.model)
+    if options.max_context and limit and options.max_context > limit:
+        raise PassError(
+            "--max-context is more than the model was made for",
+            expected=f"at most {limit}, as its config.json says",
+            found=str(options.max_context),
+        )
+    return options.max_context or limit or DEFAULT_CONTEXT
 
 
 def _vector_bytes(layout: CacheLayout, scheme: str) -> int:

@@ -14,6 +14,10 @@ Progress = Callable[[str, float], None]
 """Told the name of the current step and the fraction of the whole that is done."""
 
 
+LIMITS = {"sinks": (0, 256), "recent": (0, 65536), "page": (LANES, 256)}
+"""Tokens. Kernels are unrolled over a page and over the sinks: beyond these they would take minutes to compile."""
+
+
 @dataclass(frozen=True)
 class CompileOptions:
     """Everything `tqc compile` can be told; lengths count tokens.
@@ -43,9 +47,9 @@ class CompileOptions:
 
     def __post_init__(self) -> None:
         k_scheme, _ = scheme.parse(self.kv)
-        for name, value, least in (("sinks", self.sinks, 0), ("recent", self.recent, 0), ("page", self.page, LANES)):
-            if value < least:
-                raise PassError(f"--{name} is too small", expected=f"at least {least}", found=str(value))
+        for name, (least, most) in LIMITS.items():
+            if not least <= (value := getattr(self, name)) <= most:
+                raise PassError(f"--{name} is out of range", expected=f"{least} to {most}", found=str(value))
         if self.page % LANES:
             raise PassError("--page does not fit the kernels", expected=f"a multiple of {LANES}", found=str(self.page))
         if self.max_context is not None and self.max_context < 1:
