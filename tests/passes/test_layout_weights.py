@@ -10,6 +10,7 @@ import tvm
 from tvm import relax, tirx
 from tvm.target import Target
 
+from tqc.codegen.target import native_level
 from tqc.dialect import rotate
 from tqc.passes.layout_weights import LayoutWeights, PackColumns
 from tqc.schedules.cpu_matmul import MatmulConfig
@@ -43,7 +44,7 @@ def module(body, weights, *, hidden=24, name="main", dtype="float32"):
 
 def evaluate(mod, x, arrays):
     mod = relax.transform.LegalizeOps()(mod)
-    vm = relax.VirtualMachine(relax.build(mod, Target({"kind": "llvm", "mcpu": "x86-64-v4"})), tvm.cpu())
+    vm = relax.VirtualMachine(relax.build(mod, Target({"kind": "llvm", "mcpu": native_level()})), tvm.cpu())
     names = [p.name for p in mod["main"].params[1:]]
     result = vm["main"](tvm.runtime.tensor(x), *[tvm.runtime.tensor(arrays[n]) for n in names])
     return result.numpy()

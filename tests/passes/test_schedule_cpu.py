@@ -9,10 +9,11 @@ from tvm import relax, tirx
 from tvm.relax import op
 from tvm.target import Target
 
+from tqc.codegen.target import native_level
 from tqc.passes.schedule_cpu import ScheduleCpu
 
 RNG = np.random.default_rng(0)
-TARGET = Target({"kind": "llvm", "mcpu": "x86-64-v4"})
+TARGET = Target({"kind": "llvm", "mcpu": native_level()})
 
 
 def layer_norm(bb, x):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import tvm
 from cache_model import attention, check_state, empty_state, read
+from levels import needs_level
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 from tvm.target import Target
@@ -24,7 +25,7 @@ MCPU = {"avx512": "x86-64-v4", "avx2": "x86-64-v3", "portable": "x86-64-v2"}
 
 def compile_kernels(layout: CacheLayout, isa: str, names=("append", "decode"), *, options=None, **attributes):
     """A module with the kernels `names` for `isa`; `attributes` are softmax_scale, softcap, window."""
-    target = Target({"kind": "llvm", "mcpu": MCPU[isa]})
+    target = Target({"kind": "llvm", "mcpu": needs_level(MCPU[isa])})
     config: CpuConfig = config_for(target, **(options or {}))
     assert config.isa == isa
     makers = {
@@ -44,7 +45,9 @@ def run_vectors(isa: str, emit: Callable[..., None], *arrays: np.ndarray) -> Non
         buffers = [argument(f"a{i}", array.shape, str(array.dtype)) for i, array in enumerate(arrays)]
         emit(Simd(cpu_config(isa)), *buffers)
     function = builder.get().with_attr("global_symbol", "probe")
-    built = tvm.compile(tvm.IRModule({"probe": function}), target=Target({"kind": "llvm", "mcpu": MCPU[isa]}))
+    built = tvm.compile(
+        tvm.IRModule({"probe": function}), target=Target({"kind": "llvm", "mcpu": needs_level(MCPU[isa])})
+    )
     tensors = [tvm.runtime.tensor(array) for array in arrays]
     built["probe"](*tensors)
     for array, tensor in zip(arrays, tensors, strict=True):

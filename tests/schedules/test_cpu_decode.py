@@ -16,6 +16,7 @@ CASES = [
     ("avx512", CacheLayout(24, 1, 64, "tq6", "tq3", page=16, recent=40), {}),
     ("avx512", CacheLayout(1, 1, 64, "tq7", "tq2", page=128, recent=0), {"softcap": 30.0, "window": 150}),
     ("avx512", CacheLayout(16, 2, 64, "tq8", "tq1", recent=1), {}),
+    ("avx512", CacheLayout(6, 2, 64, "tq4", "tq3", recent=32, page=16), {"window": 90}),
     ("avx512", CacheLayout(4, 2, 80, "fp32", "fp16", recent=0, sinks=0), {}),
     ("avx512", CacheLayout(4, 2, 64, "tq4", "fp32", recent=32, exact_dtype="float16"), {}),
     ("avx2", CacheLayout(9, 3, 64, "tq4", "tq4", recent=32), {"softcap": 20.0}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tvm
+from levels import needs_level
 from tvm.target import Target
 
 from tqc.errors import PassError
@@ -15,7 +16,7 @@ ROWS = (1, 2, 7, 12, 13, 33)
 
 def compile_for(func, mcpu="x86-64-v4"):
     module = tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
-    return tvm.compile(module, target=Target({"kind": "llvm", "mcpu": mcpu}))["main"]
+    return tvm.compile(module, target=Target({"kind": "llvm", "mcpu": needs_level(mcpu)}))["main"]
 
 
 def run(kernel, *inputs, rows, columns, dtype="float32"):
@@ -37,7 +38,7 @@ def test_pack_columns_pads_the_last_block_with_zeros():
 @pytest.mark.parametrize(("k", "n"), [(40, 64), (33, 83)])
 def test_matmul_equals_numpy(mcpu, dtype, k, n):
     rng = np.random.default_rng(k + n)
-    config = MatmulConfig.for_target(Target({"kind": "llvm", "mcpu": mcpu}))
+    config = MatmulConfig.for_target(Target({"kind": "llvm", "mcpu": needs_level(mcpu)}))
     kernel = compile_for(make_matmul(k, n, x_dtype=dtype, w_dtype=dtype, y_dtype=dtype, config=config), mcpu)
     weight = rng.standard_normal((k, n)).astype(dtype)
     for rows in ROWS:

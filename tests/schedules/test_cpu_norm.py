@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tvm
+from levels import needs_level
 from tvm.target import Target
 
 from tqc.schedules.cpu_norm import make_rms_norm
@@ -12,7 +13,7 @@ from tqc.schedules.cpu_norm import make_rms_norm
 
 def run(func, x, weight, mcpu="x86-64-v4"):
     module = tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
-    kernel = tvm.compile(module, target=Target({"kind": "llvm", "mcpu": mcpu}))["main"]
+    kernel = tvm.compile(module, target=Target({"kind": "llvm", "mcpu": needs_level(mcpu)}))["main"]
     y = tvm.runtime.tensor(np.full_like(x, np.nan))
     kernel(tvm.runtime.tensor(x), tvm.runtime.tensor(weight), y)
     return y.numpy()
