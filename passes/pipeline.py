@@ -17,6 +17,7 @@ from .centre_keys import CentreKeys
 from .drop_state_outputs import DropStateOutputs
 from .fold_value_rotation import FoldValueRotation
 from .last_token_logits import LastTokenLogits
+from .order_shape_functions import OrderShapeFunctions
 from .quantize_cache import QuantizeCache
 
 Pass = Callable[[tvm.IRModule], tvm.IRModule]
@@ -70,6 +71,7 @@ def lowering_passes(schedule: Sequence[Pass]) -> list[Pass]:
         relax.transform.LowerRuntimeBuiltin(),
         relax.transform.ComputePrimValue(),
         relax.transform.VMShapeLower(),
+        OrderShapeFunctions(),
         relax.transform.AttachGlobalSymbol(),
     ]
 
