@@ -10,7 +10,9 @@ from pathlib import Path
 
 BENCHMARKS = Path(__file__).parent
 README = BENCHMARKS.parent / "README.md"
-SHOWN = ("fidelity", "whole_model", "decode_attention")
+SHOWN = ("fidelity", "whole_model", "decode_attention", "compile_time")
+LEFT_OUT = ("| numpy |", " append |")
+"""Rows of the tables that only the results show."""
 BEGIN = "<!-- measured: written by benchmarks/readme.py from benchmarks/results -->\n"
 END = "<!-- end of measured -->\n"
 
@@ -20,6 +22,7 @@ def measured(results: Path) -> str:
     parts = []
     for name in SHOWN:
         title, place, _versions, _method, *tables = (results / f"{name}.md").read_text(encoding="utf-8").split("\n\n")
+        tables = ["\n".join(r for r in t.splitlines() if not any(mark in r for mark in LEFT_OUT)) for t in tables]
         source = f"[method and versions](benchmarks/results/{name}.md), [raw data](benchmarks/results/{name}.json)"
         parts.append("\n\n".join([f"**{title.removeprefix('# ')}** ({place.rstrip('.')}; {source})", *tables]).rstrip())
     return "\n" + "\n\n".join(parts) + "\n\n"
