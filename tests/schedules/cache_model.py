@@ -25,6 +25,19 @@ def empty_state(layout: CacheLayout, batch: int, pool_pages: int) -> dict[str, n
     }
 
 
+def random_state(layout: CacheLayout, batch: int, pool_pages: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """State arrays full of any codes and vectors: what they hold is what `read` says."""
+    state = empty_state(layout, batch, pool_pages)
+    for name, array in state.items():
+        if array.dtype == np.uint16:
+            array[...] = rng.integers(0, 2**16, array.shape)
+        else:
+            array[...] = (
+                rng.uniform(0.5, 2, array.shape) if name.endswith("scale") else rng.standard_normal(array.shape)
+            )
+    return state
+
+
 def coded_vectors(layout: CacheLayout, state: dict[str, np.ndarray], side: str, pool_page: int) -> np.ndarray:
     """The values of one pool page: float32 [kv_heads, page, head_dim]."""
     scheme = getattr(layout, side)

@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 import numpy as np
 import tvm
+from cache_model import random_state, read
 from cpu_driver import Sequences
 from emulate import emulate
 
 from tqc.codec.layout import CacheLayout
 from tqc.schedules.cuda_append import make_append
+from tqc.schedules.cuda_builder import argument, build_kernel
 from tqc.schedules.cuda_config import CudaConfig
 from tqc.schedules.cuda_decode import make_decode
 from tqc.schedules.cuda_prefill import make_prefill
@@ -29,6 +31,18 @@ def cuda_kernels(
 
 def emulated(kernels: dict[str, tvm.tirx.PrimFunc], *, reverse: bool = False) -> dict[str, Callable]:
     return {name: emulate(kernel, reverse=reverse) for name, kernel in kernels.items()}
+
+
+def run_probe(emit: Callable[..., None], *arrays: np.ndarray, reverse: bool = False) -> None:
+    """Builds the kernel that `emit(*buffers)` emits and runs it, emulated, on `arrays`, which it may change."""
+
+    def body() -> None:
+        emit(*(argument(f"a{i}", array.shape, str(array.dtype)) for i, array in enumerate(arrays)))
+
+    tensors = [tvm.runtime.tensor(array) for array in arrays]
+    emulate(build_kernel("probe", body), reverse=reverse)(*tensors)
+    for array, tensor in zip(arrays, tensors, strict=True):
+        array[...] = tensor.numpy()
 
 
 class CudaSequences(Sequences):
@@ -52,3 +66,12 @@ class CudaSequences(Sequences):
             array[...] = tensor.numpy()
         if y is not None:
             y[...] = tensors[-1].numpy()
+
+    def fill(self, *lengths: int) -> None:
+        """Puts sequences of these lengths into the cache, with any codes and vectors, without running append."""
+        self.length[:] = lengths
+        self.state = random_state(self.layout, len(lengths), len(self.state["k_codes"]), self.rng)
+
+    def held(self, b: int, total: int) -> list[np.ndarray]:
+        """The first `total` keys and values that the cache holds for sequence `b`."""
+        return [read(self.layout, self.state, self.table[b], b, total, side) for side in "kv"]
