@@ -37,7 +37,9 @@ def run_probe(emit: Callable[..., None], *arrays: np.ndarray, reverse: bool = Fa
     """Builds the kernel that `emit(*buffers)` emits and runs it, emulated, on `arrays`, which it may change."""
 
     def body() -> None:
-        emit(*(argument(f"a{i}", array.shape, str(array.dtype)) for i, array in enumerate(arrays)))
+        # int64, as the dimensions of all kernels
+        shapes = [[tvm.tirx.const(size, "int64") for size in array.shape] for array in arrays]
+        emit(*(argument(f"a{i}", shapes[i], str(array.dtype)) for i, array in enumerate(arrays)))
 
     tensors = [tvm.runtime.tensor(array) for array in arrays]
     emulate(build_kernel("probe", body), reverse=reverse)(*tensors)
