@@ -50,7 +50,7 @@ def check(run: CudaSequences, q: np.ndarray, y: np.ndarray, **attributes) -> Non
 
 @pytest.mark.parametrize("splits", [3, 32])
 def test_the_number_of_splits_does_not_change_the_result(splits: int) -> None:
-    """Blocks take several tiles each, or one or none, and never more blocks than the page table could feed."""
+    """Blocks take several tiles each; or one or none."""
     run, q = prepared(splits)
     y = decode(run, q, last(HELD), [1] * 4)
     check(run, q, y)
