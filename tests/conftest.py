@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -73,3 +74,19 @@ def tiny_mistral_onnx(tiny_onnx: ExportTiny) -> Path:
 def tiny_qwen2_onnx(tiny_onnx: ExportTiny) -> Path:
     """fp32, biases on q, k and v."""
     return tiny_onnx(arch="qwen2")
+
+
+@pytest.fixture(scope="session")
+def fake() -> ModuleType:
+    """The module `tests/runtime/fake_model.py`: a compiled model small enough to check by hand."""
+    import fake_model
+
+    return fake_model
+
+
+@pytest.fixture(scope="session")
+def sum_library(tmp_path_factory: pytest.TempPathFactory, fake: ModuleType) -> Path:
+    """The library of the sum model, compiled once a run."""
+    path = tmp_path_factory.mktemp("library") / "sum.so"
+    fake.export(path)
+    return path

@@ -33,7 +33,7 @@ def test_refuses_contradictions(make, changes):
 
 
 @pytest.mark.parametrize(
-    "name", ["../model.so", "/tmp/model.so", "a/b.so", "a\\b.so", "..", ".hidden", "", "a\0b", "x\n"]
+    "name", ["../model.so", "/lib/model.so", "a/b.so", "a\\b.so", "..", ".hidden", "", "a\0b", "x\n"]
 )
 def test_file_names_cannot_leave_the_folder(name):
     with pytest.raises(ValidationError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from dataclasses import dataclass
@@ -12,23 +11,6 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from tqc.cli import main
-
-
-@pytest.fixture(scope="session")
-def fake():
-    """The module `tests/runtime/fake_model.py`."""
-    path = Path(__file__).parents[1] / "runtime" / "fake_model.py"
-    spec = importlib.util.spec_from_file_location("tqc_fake_model_cli", path)
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="session")
-def sum_library(tmp_path_factory, fake) -> Path:
-    path = tmp_path_factory.mktemp("library") / "sum.so"
-    fake.export(path)
-    return path
 
 
 @pytest.fixture(scope="session")
