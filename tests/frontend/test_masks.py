@@ -11,7 +11,8 @@ from tqc.frontend.canonical import canonicalise
 from tqc.frontend.load import load
 from tqc.frontend.masks import UnknownMask, classify
 from tqc.frontend.operators import BUILDERS
-from tqc.frontend.probe import Observed, Setting
+from tqc.frontend.probe import Observed
+from tqc.frontend.setting import Setting
 
 
 def _layer(decoder, tmp_path, **options):

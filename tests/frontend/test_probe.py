@@ -7,7 +7,8 @@ import pytest
 from tqc.errors import FrontendError
 from tqc.frontend.build import build
 from tqc.frontend.load import load
-from tqc.frontend.probe import Probe, Setting, feed
+from tqc.frontend.probe import Probe, feed
+from tqc.frontend.setting import Setting
 
 
 def _graph(decoder, tmp_path):

@@ -14,15 +14,19 @@ from tqc.errors import FrontendError
 from .dtypes import element_types
 from .graph import Graph, Input, Node
 from .load import DTYPES, LoadedModel
-from .weights import Cast, Transpose, Weight
+from .weights import ArrayTensor, Cast, Transpose, Weight
 
 SMALL = 1024
-"""Vectors of at most this many elements become constants; larger ones and all matrices are weights."""
+"""Vectors and packed integers of at most this many elements become constants; larger ones and all matrices are
+weights."""
 
 
 def _is_weight(dtype: str, shape: tuple[int, ...]) -> bool:
     is_matrix = len(shape) == 2 and min(shape) > 1
-    return np.dtype(dtype).kind == "f" and (is_matrix or math.prod(shape) > SMALL)
+    is_packed = dtype in ("uint8", "int8")
+    return (np.dtype(dtype).kind == "f" and is_matrix) or (
+        (np.dtype(dtype).kind == "f" or is_packed) and math.prod(shape) > SMALL
+    )
 
 
 def _attribute(attribute: onnx.AttributeProto) -> Any:
@@ -100,8 +104,12 @@ def build(model: LoadedModel) -> Graph:
                 "Control flow is not supported.", where=node.label, hint="Export the model without If, Loop and Scan."
             )
         if node.kind == "Constant":
-            constants[node.outputs[0]] = value = _constant_value(node)
-            types[node.outputs[0]] = str(value.dtype)
+            (name,), value = node.outputs, _constant_value(node)
+            types[name] = str(value.dtype)
+            if _is_weight(types[name], value.shape):
+                weights[name] = Weight(name, value.shape, types[name], ArrayTensor(value), name)
+            else:
+                constants[name] = value
             continue
         types |= element_types(node, types)
         if not domain and node.inputs and node.inputs[0] in weights:

@@ -9,6 +9,7 @@ from tqc.errors import FrontendError
 
 from .attention import Match, find, products
 from .dependence import Source, dependences
+from .expand import expand
 from .facts import Facts, observe
 from .folding import fold
 from .graph import Graph, Node
@@ -53,7 +54,7 @@ def _refuse(nodes: list[Node]) -> None:
         raise FrontendError(
             f"Unsupported operations: {len(nodes)}.",
             found="; ".join(node.label for node in nodes),
-            hint="Export a float32 or float16 decoder with torch's TorchScript exporter or optimum, without fusions.",
+            hint="Export the model in float32 or float16, without fusions for one runtime.",
         )
 
 
@@ -130,6 +131,7 @@ def canonicalise(graph: Graph, supported: Collection[str]) -> Canonical:
     `supported` are the kinds of nodes that can stay. Raises FrontendError for unsupported operations (all of them at
     once), attention that is not found or not understood, and masks other than causal and causal sliding window.
     """
+    expand(graph)
     interface = bind(graph)
     sources = dependences(graph, interface)
     refuse_unsupported(graph, sources, supported)

@@ -13,7 +13,7 @@ from tqc.errors import FrontendError
 
 from .canonical import Canonical
 from .graph import Graph, Node
-from .interface import TOKENS
+from .interface import POSITIONS, TOKENS
 from .names import identifier, parameter_names
 from .operators import BUILDERS, Operands
 from .sizes import BATCH, PAST, SEQ, TOTAL, Dim
@@ -82,7 +82,7 @@ def convert(canonical: Canonical) -> tuple[tvm.IRModule, dict[str, Weight]]:
     tokens = context.variable(TOKENS, (batch, seq), "int64")
     context.positions = context.variable("positions", (batch, seq), "int64")
     params = [tokens, context.positions]
-    context.values |= {TOKENS: tokens, interface.positions: context.positions}
+    context.values |= {TOKENS: tokens, POSITIONS: context.positions}
     for n, cache in enumerate(interface.layers):
         for side, tensor in (("key", cache.past_key), ("value", cache.past_value)):
             dims = (batch, Dim(cache.kv_heads), past, Dim(cache.head_dim))

@@ -19,6 +19,8 @@ def element_types(node: Node, types: dict[str, str]) -> dict[str, str]:
         found = "int64"
     elif node.op == "ConstantOfShape":
         found = str(node.attrs["value"].dtype) if "value" in node.attrs else "float32"
+    elif node.op == "GatherBlockQuantized":
+        found = types.get(node.inputs[2])
     elif node.op == "Where":
         found = types.get(node.inputs[1])
     else:

@@ -6,9 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tqc.errors import FrontendError
+
+from .claims import Claimed
 from .dependence import Source
 from .graph import Graph, Node
-from .probe import Observed, Probe, Setting
+from .probe import Observed, Probe
+from .setting import Setting
 
 SETTINGS = (Setting(2, 3, 5), Setting(3, 4, 7), Setting(2, 5, 11), Setting(1, 6, 13))
 """Sizes at which batch, seq, past, their sum and their products all take different courses."""
@@ -46,13 +50,28 @@ class Facts:
             return [seen.values[tensor].shape for seen in self.observed]
         return None
 
+    def positions_from(self, tensor: str) -> int | None:
+        """n where the tensor holds the positions of the new tokens, [batch or 1, seq], plus n at all sizes, else None.
+
+        Graphs without position_ids count them from the sizes or the attention mask.
+        """
+        if self.is_data(tensor) or tensor not in self.observed[0].values:
+            return None
+        offsets = set()
+        for seen in self.observed:
+            found, expected = seen.values[tensor], seen.setting.positions()
+            if found.dtype.kind != "i" or found.ndim != 2 or found.shape not in (expected.shape, expected[:1].shape):
+                return None
+            offsets.update(np.unique(found - expected).tolist())
+        return offsets.pop() if len(offsets) == 1 else None
+
     def is_data(self, tensor: str) -> bool:
-        return Source.DATA in self.sources[tensor]
+        return Source.DATA in self.sources.get(tensor, Source.DATA)
 
 
-def _sizes_into(node: Node, sources: dict[str, Source], constants: dict[str, np.ndarray]) -> list[str]:
-    """The operands of a node that are computed from sizes alone."""
-    return [t for t in node.inputs if t and t not in constants and sources[t] is Source.NOTHING]
+def _bookkeeping_into(node: Node, sources: dict[str, Source], constants: dict[str, np.ndarray]) -> list[str]:
+    """The operands of a node that are computed from sizes and the attention mask alone."""
+    return [t for t in node.inputs if t and t not in constants and sources[t] in (Source.NOTHING, Source.MASK)]
 
 
 def _live(source: Source) -> bool:
@@ -61,13 +80,34 @@ def _live(source: Source) -> bool:
 
 
 def observe(graph: Graph, sources: dict[str, Source], extra: set[str]) -> Facts:
-    """Probes every size computation that live nodes use, every reshaped tensor, and the tensors in `extra`."""
+    """Probes every size computation that live nodes use, every reshaped tensor, and the tensors in `extra`.
+
+    Checks the graph's claims and clears them; raises FrontendError where one does not hold.
+    """
     wanted, shapes = set(extra), set()
     for node in graph.nodes:
         if not _live(sources[node.outputs[0]]):
             continue
-        wanted.update(_sizes_into(node, sources, graph.constants))
+        wanted.update(_bookkeeping_into(node, sources, graph.constants))
         if node.kind in _RESHAPING:
             shapes.add(node.outputs[0])
+    wanted.update(claimed.tensor for claimed in graph.claims if claimed.tensor not in graph.constants)
     probe = Probe(graph, wanted, shapes)
-    return Facts(graph, sources, tuple(probe.run(setting) for setting in SETTINGS))
+    facts = Facts(graph, sources, tuple(probe.run(setting) for setting in SETTINGS))
+    for claimed in graph.claims:
+        _check(claimed, facts)
+    graph.claims.clear()
+    return facts
+
+
+def _check(claimed: Claimed, facts: Facts) -> None:
+    tensor, constant = claimed.tensor, facts.graph.constants.get(claimed.tensor)
+    values = [seen.values.get(tensor, constant) for seen in facts.observed]
+    holds = all(claimed.claim.holds(v, seen.setting) for v, seen in zip(values, facts.observed, strict=True))
+    if facts.is_data(tensor) or not holds:
+        raise FrontendError(
+            "An operand does not hold what it should.",
+            where=f"{claimed.where}, operand {tensor}",
+            expected=claimed.claim.value,
+            found="a value computed from the model's data" if facts.is_data(tensor) else f"{values[0].tolist()}"[:80],
+        )

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from tqc.errors import FrontendError
 
 from .dependence import Source
 from .facts import Facts
 from .graph import Graph, Node
+from .interface import POSITIONS
 from .sizes import fit_shape
 
 DIMS = "dims"
 """Attribute of a folded Reshape or Expand: its result's shape, a tuple of Dim."""
+
+
+def _positions(graph: Graph, tensor: str, offset: int) -> str:
+    """The runtime's positions plus `offset`, in place of what the graph counts by itself."""
+    if not offset:
+        return POSITIONS
+    name, constant = f"{tensor}/positions", f"{tensor}/offset"
+    graph.constants[constant] = np.array(offset, np.int64)
+    graph.define(Node("Add", [POSITIONS, constant], [name]))
+    graph.types[name] = "int64"
+    return name
 
 
 def fold(graph: Graph, facts: Facts) -> None:
@@ -32,7 +46,12 @@ def fold(graph: Graph, facts: Facts) -> None:
             graph.define(Node(node.op, node.inputs[:1], node.outputs, {DIMS: dims}, node.name))
             continue
         for index, tensor in enumerate(node.inputs):
-            if not tensor or tensor in graph.constants or facts.sources.get(tensor, Source.DATA):
+            if not tensor or tensor in graph.constants:
+                continue
+            if (offset := facts.positions_from(tensor)) is not None:
+                node.inputs[index] = _positions(graph, tensor, offset)
+                continue
+            if facts.sources.get(tensor, Source.DATA):
                 continue
             value = facts.value(tensor)
             if value is None:
@@ -44,6 +63,6 @@ def fold(graph: Graph, facts: Facts) -> None:
         raise FrontendError(
             "Operands whose size arithmetic is not understood.",
             where="; ".join(failed),
-            hint="Positions must enter through rotate-half RoPE or the position_ids input.",
+            hint="Positions must enter through RoPE, a table of embeddings or the position_ids input.",
         )
     graph.prune()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from .claims import Claimed
 from .weights import Weight
 
 
@@ -48,7 +49,7 @@ class Input:
 class Graph:
     """`outputs` maps a public name to the tensor behind it. `types` are element types.
 
-    Tensors are defined by nodes, inputs, constants and weights.
+    Tensors are defined by nodes, inputs, constants and weights. `claims` are still to be checked; their tensors stay.
     """
 
     inputs: dict[str, Input]
@@ -58,6 +59,7 @@ class Graph:
     nodes: list[Node]
     opset: int
     types: dict[str, str]
+    claims: list[Claimed] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.producer: dict[str, Node] = {}
@@ -75,11 +77,20 @@ class Graph:
         self._claim(node)
         return node
 
+    def replace(self, nodes: list[Node]) -> None:
+        """Other nodes in place of all."""
+        self.nodes = nodes
+        self.producer = {}
+        for node in nodes:
+            self._claim(node)
+        self.prune()
+
     def prune(self) -> None:
         """Drops what no output needs and puts the nodes in topological order, in time linear in the graph."""
         order: list[Node] = []
         state: dict[int, bool] = {}
-        stack = [self.producer[t] for t in reversed(self.outputs.values()) if t in self.producer]
+        wanted = [*self.outputs.values(), *(claimed.tensor for claimed in self.claims)]
+        stack = [self.producer[t] for t in reversed(wanted) if t in self.producer]
         while stack:
             node = stack[-1]
             if state.get(id(node)):

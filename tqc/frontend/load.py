@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, numpy_helper
+from onnx.inliner import inline_local_functions
 
 from tqc.errors import FrontendError
 
@@ -30,6 +31,9 @@ DTYPES = {
     TensorProto.UINT8: "uint8",
     TensorProto.BOOL: "bool",
 }
+
+OPSETS = (14, 25)
+"""The oldest and newest version of ONNX's operators that is read."""
 
 _HASH_CHUNK = 1 << 22
 
@@ -140,13 +144,13 @@ def _tensor(proto: TensorProto, spans: dict[str, tuple[int, int]], model: Path) 
 
 def _opset(proto: onnx.ModelProto, path: Path) -> int:
     versions = [entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")]
-    if len(versions) != 1 or not 14 <= versions[0] <= 18:
+    if len(versions) != 1 or not OPSETS[0] <= versions[0] <= OPSETS[1]:
         raise FrontendError(
             "Unsupported opset.",
             where=str(path),
-            expected="14 to 18",
+            expected=f"{OPSETS[0]} to {OPSETS[1]}",
             found=", ".join(map(str, versions)) or "none",
-            hint="Export again with opset 17.",
+            hint="Export again with opset 18.",
         )
     return versions[0]
 
@@ -157,6 +161,8 @@ def _structure(path: Path) -> tuple[Skeleton, onnx.ModelProto]:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         skeleton = strip(data)
     proto = onnx.ModelProto.FromString(skeleton.structure)
+    if proto.functions:
+        proto = inline_local_functions(proto)
     if not proto.graph.node or not proto.opset_import:
         raise WireError("holds no nodes")
     return skeleton, proto

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from .graph import Graph
-from .probe import Observed, Setting
+from .probe import Observed
+from .setting import Setting
 
 FORBIDDEN = -1e4
 """A score this low or lower never counts; exporters use -inf, -3.4e38 or -65504."""

@@ -8,6 +8,7 @@ positions, or on the cache's contents, which are random numbers known to the rea
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,31 +20,7 @@ from tqc.errors import FrontendError
 
 from .graph import Graph, Node
 from .interface import MASK, POSITIONS, TOKENS
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Sizes of one run: batch, new tokens, cached tokens, and how many leading keys of row 0 are padding."""
-
-    batch: int
-    seq: int
-    past: int
-    padding: int = 0
-
-    @property
-    def total(self) -> int:
-        return self.past + self.seq
-
-    def mask(self) -> np.ndarray:
-        """[batch, total] int64: 1 for tokens, 0 for padding."""
-        mask = np.ones((self.batch, self.total), np.int64)
-        mask[0, : self.padding] = 0
-        return mask
-
-    def positions(self) -> np.ndarray:
-        """[batch, seq] int64: how many tokens lie before each; 0 at padding."""
-        return np.maximum(np.cumsum(self.mask(), 1) - 1, 0)[:, self.past :]
-
+from .setting import Setting
 
 _ELEMENT = {"float32": onnx.TensorProto.FLOAT, "float16": onnx.TensorProto.FLOAT16, "int64": onnx.TensorProto.INT64}
 _PREFIX = "tqc_probe/"
@@ -85,7 +62,13 @@ class _Cut:
         typed = self.add("Cast", [column], f"{_PREFIX}{output}/typed", to=_onnx_type(dtype))
         self.add("Expand", [typed, self.ints(width)], output)
 
+    def copy(self, node: Node) -> None:
+        """The first operand, unchanged."""
+        self.add("Identity", node.inputs[:1], node.outputs[0])
+
     def visit(self, node: Node) -> None:
+        if stand_in := _STAND_INS.get(node.kind):
+            return stand_in(self, node)
         weights = self.graph.weights
         shapes = [weights[t].shape if t in weights else None for t in node.inputs]
         if node.kind == "MatMul" and shapes[1] and len(shapes[1]) == 2 and not shapes[0]:
@@ -99,10 +82,7 @@ class _Cut:
                 self.zeros(name)
             elif name in self.graph.constants:
                 self.constant(name, self.graph.constants[name])
-        proto = onnx.NodeProto()
-        proto.CopyFrom(node.proto)
-        proto.input[:] = node.inputs
-        self.nodes.append(proto)
+        self.nodes.append(_proto(node))
         return None
 
     def zeros(self, name: str) -> None:
@@ -111,6 +91,27 @@ class _Cut:
             self.zeroed.add(name)
             value = helper.make_tensor("value", _onnx_type(weight.dtype), [1], [0])
             self.add("ConstantOfShape", [self.ints(*weight.shape)], name, value=value)
+
+
+_STAND_INS: dict[str, Callable[[_Cut, Node], None]] = {
+    "tqc::RMSNorm": lambda cut, node: cut.copy(node),
+    "tqc::Rope": lambda cut, node: cut.copy(node),
+    "tqc::MatMulNBits": lambda cut, node: cut.product(node.inputs[0], node.attrs["n"], node.outputs[0]),
+    "tqc::GatherNBits": lambda cut, node: cut.rows(
+        node.inputs[1], node.attrs["width"], cut.graph.types[node.outputs[0]], node.outputs[0]
+    ),
+}
+"""The dialect's operations, which onnxruntime does not know: something of the right shape."""
+
+
+def _proto(node: Node) -> onnx.NodeProto:
+    if node.proto is None:
+        attrs = {k: numpy_helper.from_array(v) if isinstance(v, np.ndarray) else v for k, v in node.attrs.items()}
+        return helper.make_node(node.op, node.inputs, node.outputs, node.name, domain=node.domain, **attrs)
+    proto = onnx.NodeProto()
+    proto.CopyFrom(node.proto)
+    proto.input[:] = node.inputs
+    return proto
 
 
 class Probe:

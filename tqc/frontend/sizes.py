@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from .probe import Setting
+from .setting import Setting
 
 BATCH, SEQ, PAST, TOTAL = "batch", "seq", "past", "total"
 
