@@ -34,6 +34,15 @@ class PackColumns:
         k, n = (int(extent) for extent in (reversed(list(shape)) if self.transposed else shape))
         return -(-n // self.block), k, self.block
 
+    def needs(self, box: tuple[slice, ...], shape: tuple[int, int]) -> tuple[slice, ...]:
+        """Whole columns of W for the blocks of `box`; see `frontend.slabs.Local`."""
+        blocks, rows, _ = box
+        k, n = reversed(shape) if self.transposed else shape
+        if (rows.start, rows.stop) != (0, k):
+            raise ValueError(f"a part of {k} rows was asked for: {rows}")
+        columns = slice(blocks.start * self.block, min(blocks.stop * self.block, n))
+        return (columns, rows) if self.transposed else (rows, columns)
+
 
 @dataclass(frozen=True)
 class LayoutWeights(ModulePass):

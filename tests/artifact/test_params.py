@@ -89,6 +89,20 @@ def test_one_tensor_at_a_time():
     assert alive == [0, 0, 0, 0]
 
 
+def test_a_weight_may_come_in_parts(tmp_path, arrays):
+    whole = write(tmp_path / "whole", [param("matrix", arrays["matrix"])])
+    parts = lambda: (arrays["matrix"][rows] for rows in (slice(0, 3), slice(3, 7), slice(7, 8)))  # noqa: E731
+    cut = write(tmp_path / "cut", [Param("matrix", (8, 16), "float32", parts)])
+    assert cut.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize("rows", [(0, 3), (0, 9)])
+def test_refuses_parts_that_are_not_the_whole(rows):
+    wrong = Param("w", (8, 16), "float32", lambda: iter([np.zeros((9, 16), np.float32)[slice(*rows)]]))
+    with pytest.raises(ArtifactError, match="differs from its announcement"):
+        write_params(io.BytesIO(), hashlib.sha256(), [wrong])
+
+
 def test_refuses_what_was_not_announced():
     wrong = Param("w", (4,), "float32", lambda: np.zeros(5, np.float32))
     with pytest.raises(ArtifactError, match="differs from its announcement"):

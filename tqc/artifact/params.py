@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -45,15 +45,16 @@ def storage_dtype(name: str) -> np.dtype:
 
 @dataclass(frozen=True)
 class Param:
-    """A weight to write. `read` is called once, when its turn comes, and its array is dropped afterwards.
+    """A weight to write. `read` is called once, when its turn comes, and what it gave is dropped as it is written.
 
-    `dtype` is a name of the manifest (`float32`, `bfloat16`, …); `read` gives an array of `storage_dtype(dtype)`.
+    `dtype` is a name of the manifest (`float32`, `bfloat16`, …); `read` gives an array of `storage_dtype(dtype)`, or
+    several that are the weight when they are concatenated along the first axis.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
-    read: Callable[[], np.ndarray]
+    read: Callable[[], np.ndarray | Iterable[np.ndarray]]
 
     @property
     def nbytes(self) -> int:
@@ -106,17 +107,34 @@ def write_params(out: BinaryIO, digest: _Hash, params: Sequence[Param]) -> int:
 
 
 def _put_tensor(out: BinaryIO, digest: _Hash, param: Param) -> int:
-    array = np.asarray(param.read(), order="C")
-    expected = (tuple(param.shape), storage_dtype(param.dtype))
-    if (found := (array.shape, array.dtype)) != expected:
-        raise ArtifactError(
-            "A weight differs from its announcement",
-            where=param.name,
-            expected=f"{expected[0]} {expected[1]}",
-            found=f"{found[0]} {found[1]}",
-        )
+    given = param.read()
+    expected, storage = tuple(param.shape), storage_dtype(param.dtype)
+    if isinstance(given, np.ndarray | np.generic):
+        return _put_array(out, digest, param, np.asarray(given), expected)
+    written, rows = 0, 0
+    for part in given:
+        rows += len(part)
+        written += _put_array(out, digest, param, part, (len(part), *expected[1:]))
+    if rows != expected[0]:
+        raise _unannounced(param, f"{rows} rows of {storage}")
+    return written
+
+
+def _put_array(out: BinaryIO, digest: _Hash, param: Param, array: np.ndarray, shape: tuple[int, ...]) -> int:
+    if (array.shape, array.dtype) != (shape, storage_dtype(param.dtype)):
+        raise _unannounced(param, f"{array.shape} {array.dtype}")
+    array = np.asarray(array, order="C")
     flat = memoryview(array.reshape(-1).view(np.uint8)) if array.size else memoryview(b"")
     return sum(_put(out, digest, flat[start : start + _CHUNK]) for start in range(0, len(flat), _CHUNK))
+
+
+def _unannounced(param: Param, found: str) -> ArtifactError:
+    return ArtifactError(
+        "A weight differs from its announcement",
+        where=param.name,
+        expected=f"{tuple(param.shape)} {storage_dtype(param.dtype)}",
+        found=found,
+    )
 
 
 def _put(out: BinaryIO, digest: _Hash, data: bytes | memoryview) -> int:

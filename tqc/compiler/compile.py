@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from tqc.codec.layout import code_bits
 from tqc.codegen.target import parse_targets
 from tqc.errors import ArtifactError, FrontendError
 from tqc.frontend import Imported, import_model
+from tqc.frontend.slabs import slabs
 from tqc.frontend.weights import ArrayTensor, Weight
 from tqc.passes.centre_keys import mean_name
 from tqc.passes.pipeline import Dump, cache_passes, run
@@ -75,7 +77,9 @@ def compile_model(options: CompileOptions) -> Path:
         options.output,
         manifest=manifest,
         libraries={library_name(b): b.export for b, _ in builts},
-        params=[Param(name, final[name].shape, final[name].dtype, final[name].numpy) for name in built.params],
+        params=[
+            Param(name, final[name].shape, final[name].dtype, partial(slabs, final[name])) for name in built.params
+        ],
         tokenizer_dir=options.model.parent,
         force=options.force,
     )

@@ -60,6 +60,14 @@ class Transpose:
     def apply(self, array: np.ndarray) -> np.ndarray:
         return array.transpose(self.perm)
 
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the result."""
+        return tuple(shape[axis] for axis in self.perm)
+
+    def needs(self, box: tuple[slice, ...], _shape: tuple[int, ...]) -> tuple[slice, ...]:
+        """See `slabs.Local`."""
+        return tuple(box[self.perm.index(axis)] for axis in range(len(box)))
+
 
 @dataclass(frozen=True)
 class Cast:
@@ -69,6 +77,14 @@ class Cast:
 
     def apply(self, array: np.ndarray) -> np.ndarray:
         return array.astype(self.dtype)
+
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the result."""
+        return shape
+
+    def needs(self, box: tuple[slice, ...], _shape: tuple[int, ...]) -> tuple[slice, ...]:
+        """See `slabs.Local`."""
+        return box
 
 
 @dataclass(frozen=True, eq=False)
