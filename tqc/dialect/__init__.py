@@ -2,6 +2,7 @@
 
 from .attention import attention
 from .cache import cache_append, cached_attention, layout_of
+from .nbits import gather_nbits, matmul_nbits
 from .norm import rms_norm
 from .registry import is_op_call
 from .rope import rope
@@ -12,9 +13,11 @@ __all__ = [
     "attention",
     "cache_append",
     "cached_attention",
+    "gather_nbits",
     "is_op_call",
     "last_token",
     "layout_of",
+    "matmul_nbits",
     "positions",
     "rms_norm",
     "rope",
