@@ -181,6 +181,7 @@ class Decoder:
     """
 
     heads, kv_heads, dim, width, vocab = 4, 2, 16, 32, 40
+    opset = 17
 
     def __init__(self, mask: str = "causal", repeat: str = "expand", dim: int = 16, window: int = 6) -> None:
         self.dim, self.window = dim, window
@@ -264,8 +265,8 @@ class Decoder:
             added = self.add("Add", [added, self.add("Where", [real, zero, low], "padding")], "added_padding")
         return self.add("Add", [scores, added], "masked")
 
-    def _build(self, mask: str, repeat: str) -> None:
-        x = self.add("Gather", [self.weight("embedding", self.vocab, self.width), "input_ids"], "x")
+    def _attention(self, x: str, mask: str, repeat: str) -> str:
+        """[batch, seq, heads * dim], and defines present.0.key and present.0.value; other decoders override this."""
         kv_heads = self.heads if repeat == "none" else self.kv_heads
         q, k, v = self._heads(x, "q", self.heads), self._heads(x, "k", kv_heads), self._heads(x, "v", kv_heads)
         self.kv_heads = kv_heads
@@ -276,7 +277,11 @@ class Decoder:
         scores = self.add("Mul", [self.add("MatMul", [q, turned], "raw"), self.constant("scale", np.float32(0.3))], "s")
         weights = self.add("Softmax", [self._masked(scores, mask)], "weights", axis=-1)
         mixed = self.add("Transpose", [self.add("MatMul", [weights, values], "y")], "joined", perm=[0, 2, 1, 3])
-        flat = self.add("Reshape", [mixed, self.ints(0, 0, self.heads * self.dim)], "flat")
+        return self.add("Reshape", [mixed, self.ints(0, 0, self.heads * self.dim)], "flat")
+
+    def _build(self, mask: str, repeat: str) -> None:
+        x = self.add("Gather", [self.weight("embedding", self.vocab, self.width), "input_ids"], "x")
+        flat = self._attention(x, mask, repeat)
         out = self.add("MatMul", [flat, self.weight("w_o", self.heads * self.dim, self.width)], "out")
         total = self.add("Add", [out, x], "residual")
         self.add("MatMul", [total, self.weight("w_logits", self.width, self.vocab)], "logits")
@@ -292,7 +297,8 @@ class Decoder:
         outputs = [info("logits", TensorProto.FLOAT, "batch", "seq", self.vocab)]
         outputs += [info(f"present.0.{side}", TensorProto.FLOAT, *shape, "total", self.dim) for side in sides]
         graph = helper.make_graph(self.nodes, "decoder", inputs, outputs, self.initializers)
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        domains = [helper.make_opsetid("", self.opset), helper.make_opsetid("com.microsoft", 1)]
+        return helper.make_model(graph, opset_imports=domains, ir_version=8 if self.opset < 19 else 11)
 
     def save(self, folder: Path) -> Path:
         path = folder / "model.onnx"
@@ -303,3 +309,9 @@ class Decoder:
 @pytest.fixture
 def decoder() -> type[Decoder]:
     return Decoder
+
+
+@pytest.fixture
+def beside_onnxruntime() -> type[Pair]:
+    """`beside_onnxruntime(path)` → a model compiled and in onnxruntime, for models of one test."""
+    return Pair
