@@ -1,12 +1,13 @@
 """Measures the constant that is subtracted from the keys: their mean over a text, per layer and KV head.
 
-The source model runs once over the text in onnxruntime; its present outputs are the keys as the cache would
-see them (after RoPE). The first tokens are left out: as attention sinks their keys are far from all others.
+The source model runs once over the text in onnxruntime, a piece at a time; its present outputs are the keys as the
+cache would see them (after RoPE). The first tokens are left out: as attention sinks their keys are far from all others.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -14,15 +15,18 @@ from pathlib import Path
 import numpy as np
 
 from tqc.errors import FrontendError
-from tqc.frontend.interface import PAST, PRESENT, by_layer
+from tqc.frontend.interface import TOKENS, Interface
+from tqc.frontend.load import DTYPES, LoadedModel, load
+from tqc.frontend.probe import feed
+from tqc.frontend.setting import Setting
+
+from . import pieces
 
 MAX_TOKENS = 512
 """Tokens of the text that are run; a mean over more moves less than the codes can tell."""
 
 MAX_SKIP = 16
 """Tokens that are left out at most: attention sinks are among the very first, however many tokens stay exact."""
-
-_NUMPY = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
 
 
 @dataclass(frozen=True)
@@ -39,11 +43,14 @@ def built_in_text() -> str:
     return resources.files(__package__).joinpath("calibration.txt").read_text(encoding="utf-8")
 
 
-def measure_key_means(model: Path, text: str, *, skip: int) -> KeyMeans | None:
+def measure_key_means(
+    model: Path, interface: Interface, text: str, *, skip: int, limit: int = pieces.LIMIT
+) -> KeyMeans | None:
     """Key means of every layer of the ONNX model over `text`, without its first `skip` (at most 16) tokens.
 
-    Needs the model's `tokenizer.json` beside it; returns None without one. Raises FrontendError if the text is too
-    short, the tokenizer is damaged or another model's, or the keys are not finite.
+    Needs the model's `tokenizer.json` beside it; returns None without one. About `limit` bytes of weights are in memory
+    at a time. Raises FrontendError if the text is too short, the tokenizer is damaged
+    or another model's, onnxruntime cannot run the model, or the keys are not finite.
     """
     tokenizer_file = model.parent / "tokenizer.json"
     if not tokenizer_file.is_file():
@@ -59,58 +66,44 @@ def measure_key_means(model: Path, text: str, *, skip: int) -> KeyMeans | None:
         raise FrontendError(
             "the calibration text is too short", expected=f"at least {skip + 2} tokens", found=f"{len(ids)} tokens"
         )
-    keys = _present_keys(model, np.asarray(ids, np.int64)[None])
+    layers = {cache.present_key: layer for layer, cache in enumerate(interface.layers)}
     means = {}
-    for layer, key in keys.items():
+    for name, key in _present_keys(load(model), interface, np.asarray(ids, np.int64)[None], limit):
         mean = key[0, :, skip:].astype(np.float64).mean(axis=1)
         if not np.isfinite(mean).all():
-            raise FrontendError("the model's keys are not finite over the calibration text", where=f"layer {layer}")
-        means[layer] = mean.astype(np.float32)
-    return KeyMeans(means, len(ids) - skip, hashlib.sha256(text.encode()).hexdigest())
+            raise FrontendError(
+                "the model's keys are not finite over the calibration text", where=f"layer {layers[name]}"
+            )
+        means[layers[name]] = mean.astype(np.float32)
+    return KeyMeans({layer: means[layer] for layer in sorted(means)}, len(ids) - skip, _sha256(text))
 
 
-def _present_keys(model: Path, ids: np.ndarray) -> dict[int, np.ndarray]:
-    """The present keys [1, Hk, S, D] of every layer for a prompt without a past."""
+def _present_keys(
+    model: LoadedModel, interface: Interface, ids: np.ndarray, limit: int
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and keys [1, Hk, S, D] of every layer's present output, for a prompt [1, S] without a past."""
     import onnxruntime as ort
 
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    # The model runs once: packed copies of its weights would cost more memory than they save time.
-    options.add_session_config_entry("session.disable_prepacking", "1")
+    setting, pasts = Setting(1, ids.shape[1], 0), {}
+    for cache in interface.layers:
+        for name in (cache.past_key, cache.past_value):
+            pasts[name] = np.zeros((1, cache.kv_heads, 0, cache.head_dim), cache.dtype)
+    feeds = {TOKENS: ids, **pasts}
+    for entry in model.proto.graph.input:
+        if entry.name not in feeds and entry.name not in model.initializers:
+            dtype = DTYPES[entry.type.tensor_type.elem_type]
+            feeds[entry.name] = feed(entry.name, dtype, (), setting)
     try:
-        session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors share no class of their own
-        raise FrontendError(
-            "the model cannot be run to measure its keys",
-            where=str(model),
-            found=str(error),
-            hint="--no-centre compiles without",
-        ) from error
-    feeds, pasts = {}, by_layer([value.name for value in session.get_inputs()], PAST).values()
-    for value in session.get_inputs():
-        dtype = _NUMPY.get(value.type)
-        if value.name == "input_ids":
-            array = ids
-        elif value.name == "attention_mask":
-            array = np.ones_like(ids)
-        elif value.name == "position_ids":
-            array = np.arange(ids.shape[1])[None]
-        elif value.name in pasts and dtype is not None:
-            array = np.zeros((1, value.shape[1], 0, value.shape[3]))
-        else:
-            raise FrontendError("an input is not understood", where=value.name, found=str(value.type))
-        feeds[value.name] = array.astype(dtype)
-    presents = by_layer([value.name for value in session.get_outputs()], PRESENT)
-    names = {layer: name for (layer, side), name in presents.items() if side == "key"}
-    if not names:
-        raise FrontendError("the model has no present keys", expected="outputs present.N.key")
-    try:
-        keys = session.run(list(names.values()), feeds)
+        values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in feeds.items()}
+        yield from pieces.run(model, values, [cache.present_key for cache in interface.layers], limit)
     except Exception as error:  # onnxruntime's errors have no base of their own
         raise FrontendError(
             "onnxruntime cannot run the model over the calibration text",
-            where=str(model),
+            where=str(model.path),
             found=str(error),
             hint="see whether tokenizer.json belongs to this model, or pass --no-centre",
         ) from error
-    return dict(zip(names, keys, strict=True))
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

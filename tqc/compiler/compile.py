@@ -103,7 +103,7 @@ def _key_means(options: CompileOptions, imported: Imported, k_scheme: str) -> Ke
             raise FrontendError(
                 "the calibration text cannot be read", where=str(options.calibrate), found=str(error)
             ) from error
-    means = measure_key_means(options.model, text, skip=options.sinks)
+    means = measure_key_means(options.model, imported.interface, text, skip=options.sinks)
     if means is None and options.calibrate is not None:
         raise FrontendError(
             "a calibration text needs the model's tokenizer", expected="tokenizer.json beside the model"

@@ -13,6 +13,7 @@ from tqc.errors import FrontendError, TqcError
 from .build import build
 from .canonical import LayerInfo, canonicalise
 from .convert import convert
+from .interface import Interface
 from .load import load
 from .operators import BUILDERS
 from .weights import Weight
@@ -24,7 +25,8 @@ class Imported:
 
     `mod["main"]` takes input_ids and positions [batch, seq] int64, past_key_n and past_value_n [batch, kv_heads, past,
     head_dim], then the tensors of `weights` in order; it returns logits [batch, seq, vocab_size] and the extended keys
-    and values. `dtype` is the cache's; `sha256` the digest of the model file and its external data.
+    and values. `dtype` is the cache's; `sha256` the digest of the model file and its external data; `interface` names the
+    file's own inputs and outputs.
     """
 
     mod: tvm.IRModule
@@ -35,6 +37,7 @@ class Imported:
     opset: int
     path: Path
     sha256: str
+    interface: Interface | None = None
 
 
 def import_model(path: str | Path) -> Imported:
@@ -71,6 +74,7 @@ def _import(path: Path) -> Imported:
         model.opset,
         path,
         model.sha256(),
+        canonical.interface,
     )
 
 
