@@ -16,6 +16,7 @@ TYPES = {"h": "float16", "f": "float32", "i": "int64", "b": "bool"}
         (Node("Cast", ["h"], ["y"], {"to": TensorProto.FLOAT}), "float32"),
         (Node("MatMul", ["h", "h"], ["y"]), "float16"),
         (Node("Where", ["b", "f", "f"], ["y"]), "float32"),
+        (Node("RMSNormalization", ["f", "h"], ["y"]), "float16"),
         (Node("Shape", ["h"], ["y"]), "int64"),
         (Node("Less", ["f", "f"], ["y"]), "bool"),
         (Node("ConstantOfShape", ["i"], ["y"]), "float32"),

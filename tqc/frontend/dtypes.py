@@ -21,7 +21,7 @@ def element_types(node: Node, types: dict[str, str]) -> dict[str, str]:
         found = str(node.attrs["value"].dtype) if "value" in node.attrs else "float32"
     elif node.op == "GatherBlockQuantized":
         found = types.get(node.inputs[2])
-    elif node.op == "Where":
+    elif node.op in ("Where", "RMSNormalization", "SimplifiedLayerNormalization"):
         found = types.get(node.inputs[1])
     else:
         found = types.get(node.inputs[0]) if node.inputs else None

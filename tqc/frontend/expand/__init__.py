@@ -6,11 +6,15 @@ from collections.abc import Callable
 
 from tqc.frontend.graph import Graph, Node
 
+from . import activations, norms
 from .context import Expansion
 
 Expander = Callable[[Expansion, Node], None]
 
-EXPANDERS: dict[str, Expander] = {}
+EXPANDERS: dict[str, Expander] = {
+    **activations.EXPANDERS,
+    **norms.EXPANDERS,
+}
 """Kind of a node → what replaces it."""
 
 
