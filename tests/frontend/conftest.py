@@ -174,6 +174,12 @@ def pair(exported: Callable[[str], Path]) -> Callable[[str], Pair]:
     return make
 
 
+@pytest.fixture
+def pair_at() -> type[Pair]:
+    """`pair_at(path)` → the model there, compiled and in onnxruntime."""
+    return Pair
+
+
 class Decoder:
     """A one-layer decoder written by hand: 2 query heads, 1 KV head, head_dim 16, width 32, vocabulary 40.
 

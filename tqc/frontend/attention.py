@@ -18,6 +18,7 @@ from .graph import Graph, Node
 from .interface import Interface, LayerCache
 from .masks import FORBIDDEN
 from .probe import feed
+from .sinks import drops_last, sinks_before
 
 _LAYOUT = ("Reshape", "Expand", "Unsqueeze", "Tile", "Transpose", "Cast", "Squeeze")
 
@@ -26,7 +27,7 @@ _LAYOUT = ("Reshape", "Expand", "Unsqueeze", "Tile", "Transpose", "Cast", "Squee
 class Match:
     """One attention by the names of its tensors: q [B, H, S, D], k and v [B, Hk, S, D] fresh, y [B, H, S, D].
 
-    `masks` are added to the scores, or, if boolean, select them.
+    `masks` are added to the scores, or, if boolean, select them; `sinks` [H] are logits beside them, '' without.
     """
 
     softmax: Node
@@ -41,6 +42,7 @@ class Match:
     scale: float
     softcap: float
     masks: tuple[str, ...]
+    sinks: str = ""
 
 
 class _Mismatch(Exception):
@@ -53,15 +55,18 @@ def products(graph: Graph) -> set[str]:
     return {tensor for pair in pairs for tensor in pair}
 
 
-def _values_product(graph: Graph, softmax: Node) -> Node:
-    tensor = softmax.outputs[0]
+def _values_product(facts: Facts, softmax: Node, has_sinks: bool) -> Node:
+    graph, tensor = facts.graph, softmax.outputs[0]
     for _ in range(8):
         users = [user for user in graph.users[tensor] if user.kind != "IsNaN"]
         if len(users) != 1:
             raise _Mismatch(f"its result has {len(users)} users")
         (user,) = users
-        if user.kind == "MatMul" and user.inputs[0] == tensor:
+        if user.kind == "MatMul" and user.inputs[0] == tensor and not has_sinks:
             return user
+        if has_sinks and drops_last(facts, user):
+            has_sinks, tensor = False, user.outputs[0]
+            continue
         guard = user.kind == "Where" and graph.op(user.inputs[0]) == "IsNaN" and user.inputs[2] == tensor
         if not guard and user.kind != "Cast":
             break
@@ -117,7 +122,7 @@ def _match(facts: Facts, softmax: Node, interface: Interface) -> Match:
     graph = facts.graph
     if softmax.attrs.get("axis", -1) not in (-1, 3):
         raise _Mismatch(f"it normalises axis {softmax.attrs['axis']}, not the keys")
-    tensor, factor, softcap, masks = softmax.inputs[0], 1.0, 0.0, []
+    (tensor, sinks), factor, softcap, masks = sinks_before(facts, softmax), 1.0, 0.0, []
     while (node := graph.producer.get(tensor)) and node.kind != "MatMul":
         peeled, step = _peel_scale(facts, tensor)
         if peeled != tensor:
@@ -135,7 +140,7 @@ def _match(facts: Facts, softmax: Node, interface: Interface) -> Match:
             raise _Mismatch(f"its scores come from {node.label}")
     if node is None:
         raise _Mismatch("its scores do not come from a product of queries and keys")
-    mix = _values_product(graph, softmax)
+    mix = _values_product(facts, softmax, bool(sinks))
     q, q_scale = _peel_scale(facts, node.inputs[0])
     layers = interface.layers
     layer, k, present_k, k_scale = _cached(facts, node.inputs[1], "key", {c.past_key: i for i, c in enumerate(layers)})
@@ -154,7 +159,10 @@ def _match(facts: Facts, softmax: Node, interface: Interface) -> Match:
     scale = factor * q_scale * k_scale * (softcap or 1.0)
     if not (0 < scale < math.inf and 0 <= softcap < math.inf):
         raise _Mismatch(f"its scale is {scale:g} and its softcap {softcap:g}")
-    return Match(softmax, layer, heads, q, k, v, present_k, present_v, mix.outputs[0], scale, softcap, tuple(masks))
+    if sinks and math.prod(graph.constants.get(sinks, graph.weights.get(sinks)).shape) != heads:
+        raise _Mismatch(f"its sinks {sinks} are not one for each of {heads} query heads")
+    y = mix.outputs[0]
+    return Match(softmax, layer, heads, q, k, v, present_k, present_v, y, scale, softcap, tuple(masks), sinks)
 
 
 def _query_heads(facts: Facts, cache: LayerCache, queries: str) -> int:

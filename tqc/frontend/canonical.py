@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+import numpy as np
+
 from tqc.errors import FrontendError
 
 from .attention import Match, find, products
@@ -34,6 +36,7 @@ class LayerInfo:
     softcap: float
     window: int
     node: str
+    sinks: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +48,7 @@ class Canonical:
     layers: tuple[LayerInfo, ...]
 
 
-_CONSUMED = frozenset({"Softmax", "IsNaN", "Where"})
+_CONSUMED = frozenset({"Softmax", "IsNaN", "Where", "ReduceMax"})
 """Kinds that attention consists of besides those that can stay."""
 
 
@@ -103,7 +106,7 @@ def _attend(graph: Graph, interface: Interface, match: Match, window: int) -> La
     attrs = {"scale": match.scale, "softcap": match.softcap, "window": window, "layer": match.layer}
     attention = Node(
         "Attention",
-        [*operands, cache.past_key, cache.past_value],
+        [*operands, cache.past_key, cache.past_value, *_sinks(graph, match)],
         [y if wanted != cache.dtype else match.y, match.present_k, match.present_v],
         attrs,
         match.softmax.name,
@@ -122,7 +125,18 @@ def _attend(graph: Graph, interface: Interface, match: Match, window: int) -> La
         match.softcap,
         window,
         match.softmax.name,
+        bool(match.sinks),
     )
+
+
+def _sinks(graph: Graph, match: Match) -> list[str]:
+    """The sink logits as a constant [H] in float32, nothing if there are none."""
+    if not match.sinks:
+        return []
+    array = graph.constants[match.sinks] if match.sinks in graph.constants else graph.weights[match.sinks].numpy()
+    name = f"{match.sinks}/sinks"
+    graph.constants[name], graph.types[name] = array.reshape(-1).astype(np.float32), "float32"
+    return [name]
 
 
 def canonicalise(graph: Graph, supported: Collection[str]) -> Canonical:
