@@ -10,6 +10,7 @@ from tvm import relax, tirx
 
 from tqc.codec.layout import CacheLayout
 from tqc.dialect import cache_append, cached_attention, is_op_call, positions
+from tqc.dialect.attention import sinks_of
 from tqc.dialect.registry import cast, dtype_of
 from tqc.errors import PassError
 
@@ -81,7 +82,9 @@ class AttachCache(ModulePass):
                 bb.emit(relax.op.astype(x, "float32")) if dtype_of(x.ty) != "float32" else x for x in call.args[:3]
             )
             tensors = relax.Tuple([state_by_name[f"layer{layer}_{spec.name}"] for spec in layout.tensors()])
+            sinks = sinks_of(call)
             options = {
+                "sink_logits": None if sinks is None else cast(bb, sinks, "float32"),
                 "layout": layout,
                 "scale": float(call.attrs["scale"]),
                 "softcap": float(call.attrs["softcap"]),

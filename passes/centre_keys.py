@@ -11,6 +11,7 @@ import tvm
 from tvm import relax
 
 from tqc.dialect import is_op_call
+from tqc.dialect.attention import sinks_of
 from tqc.dialect.registry import cast, dtype_of
 
 from .base import KEEP, ModulePass, num_input, re_emit, rewrite_functions
@@ -27,7 +28,8 @@ class CentreKeys(ModulePass):
 
     `means` maps a layer to float32 [Hk, D]; the means become parameters [Hk, 1, D]. With centred keys k − μ every score
     of a query changes by the same q·μ·scale, so the softmax does not change. A layer with a softcap is left alone:
-    c·tanh is not invariant under the shift. `past_k` must then hold centred keys too, as the attached cache does.
+    c·tanh is not invariant under the shift. So is one with sink logits: the shift would have to move the logit, by
+    another amount for each query. `past_k` must then hold centred keys too, as the attached cache does.
     """
 
     name: ClassVar[str] = "centre-keys"
@@ -46,7 +48,7 @@ class CentreKeys(ModulePass):
         def rule(bb: relax.BlockBuilder, _var: relax.Var, value: relax.Expr) -> relax.Expr | None:
             if not is_op_call(value, "attention") or int(value.attrs["layer"]) not in params:
                 return KEEP
-            if float(value.attrs["softcap"]):
+            if float(value.attrs["softcap"]) or sinks_of(value) is not None:
                 return KEEP
             mean = params[int(value.attrs["layer"])]
             used.append(mean)

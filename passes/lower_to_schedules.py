@@ -11,6 +11,7 @@ from tvm import relax, tirx
 
 from tqc.codec.layout import CacheLayout
 from tqc.dialect import is_op_call, layout_of
+from tqc.dialect.cache import sink_logits_of
 
 from .base import KEEP, ModulePass, re_emit
 
@@ -29,8 +30,8 @@ class Schedules:
     """The kernel generators of one target.
 
     `append(layout)`, `decode(layout, **options)` and `prefill(layout, **options)` return PrimFuncs whose parameters are
-    those of the op (tuples spread) and then the result. `others` maps further op names to `call → PrimFunc | None`;
-    None leaves the call to TVM's own lowering.
+    those of the op (tuples spread; sink logits, if there are any, behind q, k and v) and then the result. `others` maps
+    further op names to `call → PrimFunc | None`; None leaves the call to TVM's own lowering.
     """
 
     append: Callable[..., tirx.PrimFunc]
@@ -91,11 +92,14 @@ class LowerToSchedules(ModulePass):
                     "softcap": float(value.attrs["softcap"]),
                     "window": int(value.attrs["window"]),
                 }
-                q, fresh, *counts, state = _spread(bb, value.args)
+                q, fresh, *counts, state = _spread(bb, list(value.args)[:6])
+                logits = [] if sink_logits_of(value) is None else [sink_logits_of(value)]
+                if logits:
+                    options["sink_logits"] = True
                 phase = "prefill" if fresh else "decode"
                 make = getattr(self.schedules, phase)
                 gv = kernel(bb, (phase, layout, tuple(options.items())), lambda: make(layout, **options))
-                return relax.op.call_tir(gv, [q, *fresh, *counts, *state], value.ty)
+                return relax.op.call_tir(gv, [q, *fresh, *logits, *counts, *state], value.ty)
             name = getattr(getattr(value, "op", None), "name", "")
             if isinstance(name, str) and name.removeprefix("tqc.") in self.schedules.others and name.startswith("tqc."):
                 short = name.removeprefix("tqc.")

@@ -11,7 +11,7 @@ from tvm import relax
 
 from tqc.codec.layout import CacheLayout, code_bits
 from tqc.dialect import is_op_call, layout_of, rotate
-from tqc.dialect.cache import with_layout
+from tqc.dialect.cache import sink_logits_of, with_layout
 from tqc.errors import PassError
 
 from .base import KEEP, ModulePass, num_input, re_emit, rewrite_functions
@@ -61,13 +61,15 @@ class QuantizeCache(ModulePass):
                 return with_layout(value, layout, [*arguments, relax.Tuple(list(state[layer].values()))])
             if is_op_call(value, "cached_attention"):
                 layer = int(value.attrs["layer"])
-                layout, (q, fresh, *counts, tensors) = layouts[layer], value.args
+                layout, (q, fresh, *counts, tensors) = layouts[layer], list(value.args)[:6]
                 if isinstance(tensors, relax.Tuple):  # prefill reads the cache as it was before the append
                     tensors = relax.Tuple(list(state[layer].values()))
                 if isinstance(fresh, relax.Tuple) and len(fresh.fields):
                     k, v = fresh.fields
                     fresh = relax.Tuple([rotated(bb, k, layout.k), rotated(bb, v, layout.v)])
-                y = with_layout(value, layout, [rotated(bb, q, layout.k), fresh, *counts, tensors])
+                logits = sink_logits_of(value)
+                arguments = [rotated(bb, q, layout.k), fresh, *counts, tensors]
+                y = with_layout(value, layout, arguments if logits is None else [*arguments, logits])
                 return rotate(bb.emit(y), seed=self.seed, inverse=True) if code_bits(layout.v) else y
             return KEEP
 

@@ -35,19 +35,35 @@ NOTHING = -1e30
 
 
 def make_decode(
-    layout: CacheLayout, *, softmax_scale: float, softcap: float = 0.0, window: int = 0, config: CpuConfig
+    layout: CacheLayout,
+    *,
+    softmax_scale: float,
+    softcap: float = 0.0,
+    window: int = 0,
+    sink_logits: bool = False,
+    config: CpuConfig,
 ) -> PrimFunc:
     """decode(q [B, H, 1, D], length [B], new_len [B], page_table [B, NP], *state, y [B, H, 1, D]), float32.
 
     The cache already holds `length + new_len` tokens. Outputs of sequences with `new_len` 0 are zeros. `window` > 0
-    limits the query to the last `window` positions; `softcap` c > 0 turns a score s into c·tanh(s/c).
+    limits the query to the last `window` positions; `softcap` c > 0 turns a score s into c·tanh(s/c). `sink_logits`:
+    behind q comes an argument [H] float32, the logit of a token without a value that each query head sees.
     """
-    return _Decode(layout, softmax_scale, softcap, window, config).build()
+    return _Decode(layout, softmax_scale, softcap, window, sink_logits, config).build()
+
+
+def sink_score(logits: Buffer, head: Expr) -> Expr:
+    """The sink logit of a query head in base 2, as scores are; never below that of no scores at all."""
+    score = let(logits[head] * f32(log2(e)))
+    return let(tirx.Select(score < f32(NOTHING), f32(NOTHING), score))  # NaN stays
 
 
 class _Decode:
-    def __init__(self, layout: CacheLayout, scale: float, softcap: float, window: int, config: CpuConfig) -> None:
+    def __init__(
+        self, layout: CacheLayout, scale: float, softcap: float, window: int, sink_logits: bool, config: CpuConfig
+    ) -> None:
         self.layout, self.softcap, self.window, self.config = layout, softcap, window, config
+        self.has_sink_logits = sink_logits
         self.query_scale = scale * log2(e) * (2 / softcap if softcap else 1)
         self.simd = Simd(config)
         tiles = -(-layout.group // config.accumulators)
@@ -62,6 +78,8 @@ class _Decode:
             T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
             batch = tirx.Var("batch", "int64")
             self.q = argument("q", (batch, layout.query_heads, 1, dim), "float32")
+            if self.has_sink_logits:
+                self.sink_logits = argument("sink_logits", (layout.query_heads,), "float32")
             self.cache = Cache.declare(layout, batch)
             self.y = argument("y", (batch, layout.query_heads, 1, dim), "float32")
             tasks = batch * (heads * splits)
@@ -304,7 +322,8 @@ class _Decode:
         hq = let(tirx.floormod(head, i64(layout.query_heads)))
         first = let((b * layout.kv_heads + tirx.floordiv(hq, i64(layout.group))) * splits)
         row = let(tirx.floormod(hq, i64(layout.group)))
-        peak = Variable(1, f32(NOTHING))
+        sink = let(sink_score(self.sink_logits, hq)) if self.has_sink_logits else f32(NOTHING)
+        peak = Variable(1, sink)
         with T.serial(i64(splits)) as s:
             peak.set(maximum(self.peak[first + s, row], peak.value))
         factors = scratch((splits,))
@@ -314,6 +333,8 @@ class _Decode:
             T.buffer_store(factors, tirx.Shuffle([factor], [0]), [s])
             mass.set(mass.value + simd.load(self.mass, first + s, row, 0) * factor)
         total = let(simd.total(let(mass.value)))
+        if self.has_sink_logits:
+            total = let(total + tirx.Shuffle([simd.exp2(simd.splat(sink - peak.value))], [0]))
         inverse = let(tirx.Select(total == f32(0), f32(0), f32(1) / total))
         with T.serial(i64(layout.head_dim // simd.lanes)) as c:
             out = simd.variable(0.0)

@@ -19,25 +19,35 @@ from tqc.codec.lloyd_max import codebook
 from tqc.schedules.cpu_cache import Cache, argument
 from tqc.schedules.cpu_codes import CodedRows, Table
 from tqc.schedules.cpu_config import CpuConfig
-from tqc.schedules.cpu_decode import NOTHING
+from tqc.schedules.cpu_decode import NOTHING, sink_score
 from tqc.schedules.cpu_products import sum_products, tile
 from tqc.schedules.cpu_simd import Simd, Variable, f32, i64, let, maximum, minimum, scratch
 
 
 def make_prefill(
-    layout: CacheLayout, *, softmax_scale: float, softcap: float = 0.0, window: int = 0, config: CpuConfig
+    layout: CacheLayout,
+    *,
+    softmax_scale: float,
+    softcap: float = 0.0,
+    window: int = 0,
+    sink_logits: bool = False,
+    config: CpuConfig,
 ) -> PrimFunc:
     """prefill(q [B, H, S, D], k, v [B, Hk, S, D], length, new_len [B], page_table [B, NP], *state, y [B, H, S, D]).
 
     The cache holds `length` tokens; query i stands at position length + i and also sees the chunk's tokens j ≤ i.
-    Rows from `new_len[b]` on give zeros. `window` and `softcap` are those of `make_decode`.
+    Rows from `new_len[b]` on give zeros. `window`, `softcap` and `sink_logits` are those of `make_decode`; the argument
+    with the logits [H] comes behind v.
     """
-    return _Prefill(layout, softmax_scale, softcap, window, config).build()
+    return _Prefill(layout, softmax_scale, softcap, window, sink_logits, config).build()
 
 
 class _Prefill:
-    def __init__(self, layout: CacheLayout, scale: float, softcap: float, window: int, config: CpuConfig) -> None:
+    def __init__(
+        self, layout: CacheLayout, scale: float, softcap: float, window: int, sink_logits: bool, config: CpuConfig
+    ) -> None:
         self.layout, self.softcap, self.window, self.config = layout, softcap, window, config
+        self.has_sink_logits = sink_logits
         self.query_scale = scale * log2(e) * (2 / softcap if softcap else 1)
         self.simd = Simd(config)
         self.queries_per_task = max(1, config.prefill_rows // layout.group)
@@ -54,6 +64,8 @@ class _Prefill:
             fresh = (batch, layout.kv_heads, chunk, layout.head_dim)
             self.q = argument("q", queries, "float32")
             self.k, self.v = argument("k", fresh, "float32"), argument("v", fresh, "float32")
+            if self.has_sink_logits:
+                self.sink_logits = argument("sink_logits", (layout.query_heads,), "float32")
             self.cache = Cache.declare(layout, batch)
             self.y = argument("y", queries, "float32")
             tiles = let(tirx.floordiv(chunk + (self.queries_per_task - 1), i64(self.queries_per_task)))
@@ -138,8 +150,13 @@ class _Prefill:
                 scaled = simd.load(self.q, b, head, query, lane) * simd.splat(self.query_scale)
                 simd.store(self.queries, scaled, row, lane)
                 simd.store(self.sums, simd.splat(0.0), row, lane)
-            T.buffer_store(self.peak, f32(NOTHING), [row])
-            simd.store(self.mass, simd.splat(0.0), row, 0)
+            if not self.has_sink_logits:
+                T.buffer_store(self.peak, f32(NOTHING), [row])
+                simd.store(self.mass, simd.splat(0.0), row, 0)
+            else:  # a token already seen: its score is the peak, so its weight is 1, in one lane
+                T.buffer_store(self.peak, sink_score(self.sink_logits, head), [row])
+                one = simd.lane_numbers(i64(0)) < simd.splat(1, "int64")
+                simd.store(self.mass, tirx.Select(one, simd.splat(1.0), simd.splat(0.0)), row, 0)
 
     def _tables(self) -> list[Table | None]:
         return [

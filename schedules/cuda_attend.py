@@ -69,6 +69,12 @@ class Scores:
         return tirx.tanh(product) * f32(self.softcap * math.log2(math.e)) if self.softcap else product
 
 
+def sink_score(logits: Buffer, head: Expr) -> Expr:
+    """The sink logit of a query head in base 2, as scores are; never below that of a hidden token."""
+    score = T.Bind(logits[head] * f32(math.log2(math.e)))
+    return T.Bind(tirx.Select(score < f32(HIDDEN), f32(HIDDEN), score))  # NaN stays
+
+
 class Attention:
     """The state of a block's rows in shared memory and the phases that change it.
 
@@ -91,8 +97,11 @@ class Attention:
         self.top = shared("top", self.rows)
         self.factor = shared("factor", self.rows)
 
-    def begin(self, query: Callable[[Expr, Expr], Expr]) -> None:
-        """Loads the rows, `query(row, dim)` in float32, and starts with no token seen."""
+    def begin(self, query: Callable[[Expr, Expr], Expr], sink: Callable[[Expr], Expr] | None = None) -> None:
+        """Loads the rows, `query(row, dim)` in float32, and starts with no token seen.
+
+        `sink(row)`: the score in base 2 of a token without a value that the row starts with (`sink_score`).
+        """
         dim, page = self.layout.head_dim, self.layout.page
         with self._phase(self.rows * dim) as item:
             row, d = divide(item, dim)
@@ -101,9 +110,10 @@ class Attention:
             for mixed in self.mixed:
                 store(mixed, f32(0.0), item)
         with self._phase(self.rows * page) as item:
-            store(self.sums, f32(0.0), item)
+            first = tirx.EQ(tirx.floormod(item, i32(page)), i32(0))
+            store(self.sums, tirx.Select(first, f32(1.0), f32(0.0)) if sink else f32(0.0), item)
         with self._phase(self.rows) as row:
-            store(self.top, f32(HIDDEN), row)
+            store(self.top, sink(row) if sink else f32(HIDDEN), row)
 
     def add(self, tile: Tile, position: Callable[[Expr], Expr], is_query: Callable[[Expr], Expr] | None = None) -> None:
         """Adds a tile. `position(row)`: the row's position in the sequence; `is_query(row)`: false for padding."""

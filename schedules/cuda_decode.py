@@ -8,7 +8,7 @@ from tvm.tirx import Buffer
 from tvm.tirx.script.builder import ir as T
 
 from tqc.codec.layout import CacheLayout
-from tqc.schedules.cuda_attend import Attention, Scores
+from tqc.schedules.cuda_attend import Attention, Scores, sink_score
 from tqc.schedules.cuda_builder import (
     argument,
     blocks,
@@ -34,6 +34,7 @@ def make_decode(
     softmax_scale: float,
     softcap: float = 0.0,
     window: int = 0,
+    sink_logits: bool = False,
     dtype: str = "float32",
     config: CudaConfig | None = None,
 ) -> tirx.PrimFunc:
@@ -41,17 +42,20 @@ def make_decode(
 
     The cache already holds the new token: attention is over length + new_len tokens. Sequences without a new token get
     zeros. Two launches: partial results of `config.splits` blocks per KV head and sequence, then their merge; the
-    partial results lie in a workspace of TVM's. Raises TargetError if the layout does not fit a block.
+    partial results lie in a workspace of TVM's. `sink_logits`: behind q comes an argument [H] float32, the logit of a
+    token without a value that each query head sees; it is counted in the merge. Raises TargetError if the layout does
+    not fit a block.
     """
     config = config or CudaConfig()
     config.check(layout, dtype)
     scores = Scores(softmax_scale, softcap, window)
-    return build_kernel("cuda_decode", lambda: _emit(layout, scores, dtype, config))
+    return build_kernel("cuda_decode", lambda: _emit(layout, scores, sink_logits, dtype, config))
 
 
-def _emit(layout: CacheLayout, scores: Scores, dtype: str, config: CudaConfig) -> None:
+def _emit(layout: CacheLayout, scores: Scores, sink_logits: bool, dtype: str, config: CudaConfig) -> None:
     batch, heads, dim = dimension("batch"), layout.query_heads, layout.head_dim
     q = argument("q", (batch, heads, 1, dim), dtype)
+    logits = argument("sink_logits", (heads,), "float32") if sink_logits else None
     cache = Cache.declare(layout, batch)
     y = argument("y", (batch, heads, 1, dim), dtype)
     # A short context needs few splits: the table's width bounds the pages there can be.
@@ -75,19 +79,25 @@ def _emit(layout: CacheLayout, scores: Scores, dtype: str, config: CudaConfig) -
         with phase(layout.group, config.threads) as row:
             store(tops, attention.top[row], b, head * layout.group + row, split)
             store(totals, total[row], b, head * layout.group + row, split)
-    _emit_merge(parts, tops, totals, y, splits, config)
+    _emit_merge(parts, tops, totals, logits, y, splits, config)
 
 
-def _emit_merge(parts: Buffer, tops: Buffer, totals: Buffer, y: Buffer, splits: Expr, config: CudaConfig) -> None:
-    """y = Σ f · part / Σ f · total over the splits, f = 2^(top − highest top); zeros where nothing was seen."""
+def _emit_merge(
+    parts: Buffer, tops: Buffer, totals: Buffer, logits: Buffer | None, y: Buffer, splits: Expr, config: CudaConfig
+) -> None:
+    """y = Σ f · part / Σ f · total over the splits, f = 2^(top − highest top); zeros where nothing was seen.
+
+    A sink logit is one more top, of total 1 and part 0.
+    """
     batch, heads, _, dim = y.shape
     with blocks(1, heads, batch) as (_, head, b), phase(int(dim), config.threads) as d:
         state = local("merged", 3)
-        store(state, tops[b, head, 0], 0)
+        sink = None if logits is None else sink_score(logits, head)
+        store(state, tops[b, head, 0] if sink is None else tirx.max(tops[b, head, 0], sink), 0)
         with T.serial(0, splits) as split:
             store(state, tirx.max(state[0], tops[b, head, split]), 0)
         store(state, f32(0.0), 1)
-        store(state, f32(0.0), 2)
+        store(state, f32(0.0) if sink is None else tirx.exp2(sink - state[0]), 2)
         with T.serial(0, splits) as split:
             factor = T.Bind(tirx.exp2(tops[b, head, split] - state[0]))
             store(state, state[1] + factor * parts[b, head, split, d], 1)

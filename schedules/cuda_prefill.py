@@ -7,7 +7,7 @@ from tvm.ir import Expr
 from tvm.tirx.script.builder import ir as T
 
 from tqc.codec.layout import CacheLayout
-from tqc.schedules.cuda_attend import Attention, Scores, Tile
+from tqc.schedules.cuda_attend import Attention, Scores, Tile, sink_score
 from tqc.schedules.cuda_builder import (
     argument,
     blocks,
@@ -33,6 +33,7 @@ def make_prefill(
     softmax_scale: float,
     softcap: float = 0.0,
     window: int = 0,
+    sink_logits: bool = False,
     dtype: str = "float32",
     config: CudaConfig | None = None,
 ) -> tirx.PrimFunc:
@@ -40,20 +41,22 @@ def make_prefill(
 
     q, k, v, y are of `dtype`. The cache does not hold the chunk yet: query i, at position length + i, sees the
     `length` cached tokens and rows j ≤ i of the chunk. Rows from new_len on are padding and get zeros. A block takes
-    `config.queries(layout)` queries of one GQA group. Raises TargetError if the layout does not fit a block.
+    `config.queries(layout)` queries of one GQA group. `sink_logits`: behind v comes an argument [H] float32, the logit
+    of a token without a value that each query head sees. Raises TargetError if the layout does not fit a block.
     """
     config = config or CudaConfig()
     config.check(layout, dtype, config.queries(layout))
     scores = Scores(softmax_scale, softcap, window)
-    return build_kernel("cuda_prefill", lambda: _emit(layout, scores, dtype, config))
+    return build_kernel("cuda_prefill", lambda: _emit(layout, scores, sink_logits, dtype, config))
 
 
-def _emit(layout: CacheLayout, scores: Scores, dtype: str, config: CudaConfig) -> None:
+def _emit(layout: CacheLayout, scores: Scores, sink_logits: bool, dtype: str, config: CudaConfig) -> None:
     batch, chunk, dim, group = dimension("batch"), dimension("chunk"), layout.head_dim, layout.group
     queries, page = config.queries(layout), layout.page
     q = argument("q", (batch, layout.query_heads, chunk, dim), dtype)
     k = argument("k", (batch, layout.kv_heads, chunk, dim), dtype)
     v = argument("v", (batch, layout.kv_heads, chunk, dim), dtype)
+    logits = argument("sink_logits", (layout.query_heads,), "float32") if sink_logits else None
     cache = Cache.declare(layout, batch)
     y = argument("y", (batch, layout.query_heads, chunk, dim), dtype)
     tiles_of_queries = tirx.floordiv(chunk + (queries - 1), tirx.const(queries, "int64"))
@@ -81,7 +84,7 @@ def _emit(layout: CacheLayout, scores: Scores, dtype: str, config: CudaConfig) -
         def add(tile: Tile) -> None:
             attention.add(tile, lambda row: length + query(row), lambda row: query(row) < new)
 
-        attention.begin(load_query)
+        attention.begin(load_query, (lambda row: sink_score(logits, query_head(row))) if sink_logits else None)
         everything = Share(i32(0), i32(1))
         CachedTiles(cache, books, b, head, held, oldest).visit(everything, add)
         visit_fresh(k, v, b, head, page, length, oldest, stop, add)

@@ -2,12 +2,13 @@
 
 from dataclasses import replace
 
+import pytest
 import tvm
 from tvm import relax
 
 from tqc.codec.layout import CacheLayout
 from tqc.dialect import cache_append, cached_attention, layout_of
-from tqc.dialect.cache import with_layout
+from tqc.dialect.cache import sink_logits_of, with_layout
 
 LAYOUT = CacheLayout(4, 2, 32, "tq4", "tq3", sinks=0, recent=64, page=32)
 
@@ -31,6 +32,19 @@ def test_an_append_returns_the_state_and_remembers_the_layout():
     assert [str(field.dtype) for field in call.ty.fields] == [spec.dtype for spec in LAYOUT.tensors()]
     assert layout_of(call) == LAYOUT
     assert int(call.attrs["layer"]) == 3
+
+
+def test_sink_logits_are_an_operand_of_their_own():
+    q, k, counts, state = variables(LAYOUT)
+    options = {"layout": LAYOUT, "scale": 0.5, "softcap": 0.0, "window": 0, "layer": 1}
+    logits = relax.Var("logits", relax.TensorType((4,), "float32"))
+    assert sink_logits_of(cached_attention(q, None, *counts, state, **options)) is None
+    call = cached_attention(q, (k, k), *counts, state, logits, **options)
+    assert sink_logits_of(call).same_as(logits)
+    assert relax.BlockBuilder().normalize(call).ty.shape[1] == 4
+    wrong = relax.Var("logits", relax.TensorType((2,), "float32"))
+    with pytest.raises(Exception, match="sinks"):
+        relax.BlockBuilder().normalize(cached_attention(q, None, *counts, state, wrong, **options))
 
 
 def test_an_attention_has_the_type_of_q_and_takes_another_layout():

@@ -22,3 +22,10 @@ def test_a_layer_with_a_softcap_is_left_alone():
     module = toy_module(softcap=30.0)
     assert outline(CentreKeys(MEANS)(module)["main"]) == outline(module["main"])
     assert len(CentreKeys(MEANS)(module)["main"].params) == len(module["main"].params)
+
+
+def test_a_layer_with_sink_logits_is_left_alone():
+    """The shift of the scores would raise or lower the sink beside them."""
+    module = toy_module(sinks=True)
+    assert outline(CentreKeys(MEANS)(module)["main"]) == outline(module["main"])
+    assert len(CentreKeys(MEANS)(module)["main"].params) == len(module["main"].params)

@@ -1,17 +1,19 @@
 """Dialect ops become kernel calls."""
 
+import pytest
 from cpu_kernels import cpu_schedules
 from outline import outline
 from toy import toy_module
 from tvm import relax
 
+from tqc.dialect.registry import dtype_of
 from tqc.passes.attach_cache import AttachCache
 from tqc.passes.lower_to_schedules import LowerToSchedules
 from tqc.passes.quantize_cache import QuantizeCache
 
 
-def lowered(records=None, **schemes):
-    module = QuantizeCache(**schemes)(AttachCache(sinks=0)(toy_module()))
+def lowered(records=None, toy=None, **schemes):
+    module = QuantizeCache(**schemes)(AttachCache(sinks=0)(toy_module(**(toy or {}))))
     return LowerToSchedules(schedules=cpu_schedules(), records=[] if records is None else records)(module)
 
 
@@ -61,3 +63,27 @@ def test_functions_share_a_kernel_and_it_is_recorded():
 
 def test_an_op_without_a_schedule_is_left_to_tvm():
     assert any("tqc.rope" in line for line in outline(lowered()["decode"]))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_sink_logits_reach_the_attention_kernels(dtype):
+    """As float32, behind the chunk's vectors; append does not know them."""
+    records = []
+    module = lowered(records, toy={"sinks": True, "dtype": dtype})
+    assert [count for _, _, count in kernel_calls(module["decode"])] == [11, 11]
+    assert [count for _, _, count in kernel_calls(module["prefill"])] == [13, 11]
+    assert {r.schedule: r.config.get("sink_logits") for r in records} == {
+        "append": None,
+        "decode": True,
+        "prefill": True,
+    }
+    for name, position in (("decode", 1), ("prefill", 3)):
+        call = next(
+            b.value
+            for block in module[name].body.blocks
+            for b in block.bindings
+            if isinstance(b.value, relax.Call) and b.value.op.name == "relax.call_tir"
+        )
+        logits = call.args[1].fields[position]
+        assert [int(dim) for dim in logits.ty.shape] == [2]
+        assert dtype_of(logits.ty) == "float32"

@@ -9,7 +9,14 @@ HEADS, KV_HEADS, DIM, HIDDEN, VOCAB = 2, 1, 16, 32, 48
 
 
 def toy_module(
-    *, bias: bool = False, dtype: str = "float32", softcap: float = 0.0, logit_cap: float = 0.0, views: bool = False
+    *,
+    bias: bool = False,
+    dtype: str = "float32",
+    softcap: float = 0.0,
+    logit_cap: float = 0.0,
+    views: bool = False,
+    sinks: bool = False,
+    window: int = 0,
 ) -> tvm.IRModule:
     """`main(input_ids, positions, past_key_0, past_value_0, weights…) → (logits, present_key_0, present_value_0)`."""
     batch, seq, past = (tirx.Var(name, "int64") for name in ("batch", "seq", "past"))
@@ -24,6 +31,8 @@ def toy_module(
     }
     if bias:
         shapes["bv"] = (KV_HEADS * DIM,)
+    if sinks:
+        shapes["sinks"] = (HEADS,)
     ids, pos = (relax.Var(name, relax.TensorType((batch, seq), "int64")) for name in ("input_ids", "positions"))
     past_k, past_v = (relax.Var(name, relax.TensorType(cache, dtype)) for name in ("past_key_0", "past_value_0"))
     w = {name: relax.Var(name, relax.TensorType(shape, dtype)) for name, shape in shapes.items()}
@@ -47,7 +56,8 @@ def toy_module(
             v = heads("wv", KV_HEADS, "bv" if bias else None)
             if views:
                 v = bb.emit(op.reshape(v, (batch, KV_HEADS, seq, DIM)))
-            out = bb.emit(attention(q, k, v, past_k, past_v, scale=DIM**-0.5, softcap=softcap, layer=0))
+            options = {"scale": DIM**-0.5, "softcap": softcap, "window": window, "layer": 0}
+            out = bb.emit(attention(q, k, v, past_k, past_v, w.get("sinks"), **options))
             y, pk, pv = (bb.emit(relax.TupleGetItem(out, i)) for i in range(3))
             if views:  # as TorchScript leaves them: reshapes to the shape the tensor has
                 y = bb.emit(op.reshape(y, (batch, HEADS, seq, DIM)))

@@ -101,9 +101,20 @@ def check_state(
 
 
 def attention(
-    q: np.ndarray, k: np.ndarray, v: np.ndarray, *, start: int, scale: float, softcap: float = 0.0, window: int = 0
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    *,
+    start: int,
+    scale: float,
+    softcap: float = 0.0,
+    window: int = 0,
+    sink_logits: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Causal attention of q [query_heads, S, D], first query at position `start`, over k, v [kv_heads, tokens, D]."""
+    """Causal attention of q [query_heads, S, D], first query at position `start`, over k, v [kv_heads, tokens, D].
+
+    `sink_logits` [query_heads] join the denominator: y = Σ exp(s_j) v_j / (Σ exp(s_j) + exp(sink)).
+    """
     group = q.shape[0] // k.shape[0]
     k, v = (np.repeat(x.astype(np.float64), group, axis=0) for x in (k, v))
     scores = np.einsum("hsd,htd->hst", q.astype(np.float64), k) * scale
@@ -114,8 +125,11 @@ def attention(
     if window:
         seen &= key > query - window
     scores = np.where(seen, scores, -np.inf)
-    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    sink = np.full(q.shape[0], -np.inf) if sink_logits is None else sink_logits.astype(np.float64)
+    sink = np.broadcast_to(sink[:, None, None], (*q.shape[:2], 1))
+    top = np.maximum(scores.max(axis=-1, keepdims=True), sink)
+    weights, mass = np.exp(scores - top), np.exp(sink - top)
     # A token that is not seen must not matter, whatever it holds.
-    out = np.einsum("hst,htd->hsd", weights / weights.sum(axis=-1, keepdims=True), np.where(np.isnan(v), 0, v))
+    out = np.einsum("hst,htd->hsd", weights / (weights.sum(axis=-1, keepdims=True) + mass), np.where(np.isnan(v), 0, v))
     unseen_nan = np.einsum("st,htd->hsd", seen.astype(float), np.isnan(v).astype(float)) > 0
     return np.where(unseen_nan, np.nan, out)

@@ -24,7 +24,7 @@ MCPU = {"avx512": "x86-64-v4", "avx2": "x86-64-v3", "portable": "x86-64-v2"}
 
 
 def compile_kernels(layout: CacheLayout, isa: str, names=("append", "decode"), *, options=None, **attributes):
-    """A module with the kernels `names` for `isa`; `attributes` are softmax_scale, softcap, window."""
+    """A module with the kernels `names` for `isa`; `attributes` are the options of the makers."""
     target = Target({"kind": "llvm", "mcpu": needs_level(MCPU[isa])})
     config: CpuConfig = config_for(target, **(options or {}))
     assert config.isa == isa
@@ -55,7 +55,10 @@ def run_vectors(isa: str, emit: Callable[..., None], *arrays: np.ndarray) -> Non
 
 
 class Sequences:
-    """A batch of sequences in a cache whose pool pages are dealt out in random order."""
+    """A batch of sequences in a cache whose pool pages are dealt out in random order.
+
+    `attributes` are those of the model's `attention`; of them, sink logits are an argument of the kernels.
+    """
 
     def __init__(self, layout: CacheLayout, kernels, *, batch: int, capacity: int, seed: int = 0, **attributes) -> None:
         self.layout, self.kernels, self.attributes = layout, kernels, attributes
@@ -85,7 +88,8 @@ class Sequences:
         q = self.vectors(layout.query_heads, tokens)
         new = np.array(new_len, np.int32)
         y = np.full_like(q, 55.0)
-        control = [self.length, new, self.table]
+        logits = [self.attributes["sink_logits"]] if "sink_logits" in self.attributes else []
+        control = [*logits, self.length, new, self.table]
         before = [
             [read(layout, self.state, self.table[b], b, int(n), side) for side in "kv"]
             for b, n in enumerate(self.length)

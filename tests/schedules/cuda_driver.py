@@ -21,7 +21,7 @@ from tqc.schedules.cuda_prefill import make_prefill
 def cuda_kernels(
     layout: CacheLayout, *, dtype: str = "float32", config: CudaConfig | None = None, **attributes
 ) -> dict[str, tvm.tirx.PrimFunc]:
-    """The three kernels of a layout; `attributes` are softmax_scale, softcap and window."""
+    """The three kernels of a layout; `attributes` are softmax_scale, softcap, window, sink_logits."""
     return {
         "append": make_append(layout, dtype=dtype, config=config),
         "decode": make_decode(layout, dtype=dtype, config=config, **attributes),

@@ -85,3 +85,24 @@ def test_a_defect_stays_in_its_head(isa: str, side: str) -> None:
         np.testing.assert_array_equal(broken[0], clean[0])
         np.testing.assert_array_equal(broken[1, 2:], clean[1, 2:])
         assert np.isfinite(clean).all()
+
+
+@pytest.mark.parametrize("splits", [1, 5])
+@pytest.mark.parametrize(
+    ("isa", "layout", "attributes"),
+    [
+        ("avx512", CacheLayout(6, 2, 64, "tq4", "tq3", recent=32, page=16), {"window": 40}),
+        ("avx2", CacheLayout(8, 1, 80, "fp32", "fp16", recent=0, sinks=0), {}),
+        ("portable", CacheLayout(4, 4, 64, "tq4", "tq4", recent=16), {"softcap": 5.0}),
+    ],
+)
+def test_sink_logits_join_the_denominator_once(isa: str, layout: CacheLayout, attributes: dict, splits: int) -> None:
+    """Far below all scores, far above, and between; sequences of any length, and one that pauses."""
+    kernels = compile_kernels(
+        layout, isa, softmax_scale=0.3, sink_logits=True, options={"splits": splits}, **attributes
+    )
+    logits = np.resize(np.array([0.5, -80, 3, 60, -np.inf, 1], np.float32), layout.query_heads)
+    run = Sequences(layout, kernels, batch=3, capacity=512, scale=0.3, sink_logits=logits, **attributes)
+    run.extend([0, 100, 300])
+    for new in ([1, 1, 1], [1, 0, 1]):
+        run.step(new, "decode")

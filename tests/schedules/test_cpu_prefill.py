@@ -57,3 +57,20 @@ def test_a_defect_reaches_no_earlier_query(side: str) -> None:
         np.testing.assert_array_equal(y[1, :2, :first], clean[1, :2, :first])
         np.testing.assert_array_equal(y[0], clean[0])
         np.testing.assert_array_equal(y[1, 2:], clean[1, 2:])
+
+
+@pytest.mark.parametrize(
+    ("isa", "layout", "attributes"),
+    [
+        ("avx512", CacheLayout(6, 2, 64, "tq4", "tq3", recent=32, page=16), {"window": 40}),
+        ("avx2", CacheLayout(8, 1, 80, "fp32", "fp16", recent=0, sinks=0), {}),
+        ("portable", CacheLayout(4, 4, 64, "tq4", "tq4", recent=16), {"softcap": 5.0}),
+    ],
+)
+def test_sink_logits_join_the_denominator(isa: str, layout: CacheLayout, attributes: dict) -> None:
+    names = ("append", "prefill")
+    kernels = compile_kernels(layout, isa, names, softmax_scale=0.3, sink_logits=True, **attributes)
+    logits = np.resize(np.array([0.5, -80, 3, 60, -np.inf, 1], np.float32), layout.query_heads)
+    run = Sequences(layout, kernels, batch=3, capacity=512, scale=0.3, sink_logits=logits, **attributes)
+    for new in ([1, 100, 0], [150, 30, 3], [1, 0, 70]):
+        run.step(new, "prefill")

@@ -26,7 +26,10 @@ COVER = {
         CacheLayout(2, 2, 64, "tq1", "tq8", sinks=16, recent=0, exact_dtype="float16"),
         {"config": CudaConfig(threads=256, splits=3, query_rows=8), "dtype": "float16"},
     ),
-    "fp32-fp16": (CacheLayout(4, 1, 96, "fp32", "fp16", sinks=0, recent=48, page=48), {}),
+    "fp32-fp16-sink-logits": (
+        CacheLayout(4, 1, 96, "fp32", "fp16", sinks=0, recent=48, page=48),
+        {"sink_logits": np.array([1, -3, 9, -60], np.float32)},
+    ),
 }
 STEPS = [
     ("prefill", [150, 90]),  # several pages at once
@@ -41,8 +44,9 @@ STEPS = [
 @pytest.mark.parametrize("name", COVER)
 def test_calls_follow_the_model(name):
     layout, options = COVER[name]
-    scale, model = layout.head_dim**-0.5, {key: options[key] for key in ("softcap", "window") if key in options}
-    kernels = emulated(cuda_kernels(layout, softmax_scale=scale, **options))
+    scale, model = layout.head_dim**-0.5, {k: options[k] for k in ("softcap", "window", "sink_logits") if k in options}
+    flags = {"sink_logits": True} if "sink_logits" in options else {}
+    kernels = emulated(cuda_kernels(layout, softmax_scale=scale, **(options | flags)))
     run = CudaSequences(
         layout, kernels, batch=2, capacity=320, dtype=options.get("dtype", "float32"), scale=scale, **model
     )

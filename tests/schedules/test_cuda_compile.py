@@ -44,7 +44,8 @@ def sources(request) -> tuple[CacheLayout, str]:
     before = tvm_ffi.get_global_func(name)
     tvm_ffi.register_global_func(name, lambda source: b"not compiled", override=True)
     try:
-        return layout, compile_all(layout, Target("cuda", "sm_80")).mod.imports[0].inspect_source("cuda")
+        options = {"sink_logits": True} if request.param == "ragged" else {}
+        return layout, compile_all(layout, Target("cuda", "sm_80"), **options).mod.imports[0].inspect_source("cuda")
     finally:
         tvm_ffi.register_global_func(name, before, override=True)
 
@@ -54,7 +55,9 @@ def test_the_library_holds_machine_code_of_the_architecture_and_no_source(arch, 
     needs_nvcc()
     target = Target("cuda", arch)
     with cuda_build_environment(target):
-        compile_all(CacheLayout(4, 2, 64), target, dtype="float16").export_library(str(tmp_path / "kernels.so"))
+        compile_all(CacheLayout(4, 2, 64), target, dtype="float16", sink_logits=True).export_library(
+            str(tmp_path / "kernels.so")
+        )
     library = (tmp_path / "kernels.so").read_bytes()
     assert fatbin.architectures(library) == (arch,)
     assert b"__global__" not in library

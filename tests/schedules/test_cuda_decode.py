@@ -19,16 +19,17 @@ LAYOUT = CacheLayout(4, 2, 32, "tq4", "tq3", sinks=4, recent=16, page=16)
 SCALE, HELD = 0.2, [1, 5, 37, 150]
 
 
-def decode(run: CudaSequences, q: np.ndarray, length: list[int], new_len: list[int]) -> np.ndarray:
+def decode(run: CudaSequences, q: np.ndarray, length: list[int], new_len: list[int], logits=None) -> np.ndarray:
     y = np.full_like(q, 55.0)
-    run.run("decode", [q, np.array(length, np.int32), np.array(new_len, np.int32), run.table], y)
+    control = [np.array(length, np.int32), np.array(new_len, np.int32), run.table]
+    run.run("decode", [q, *([] if logits is None else [logits]), *control], y)
     return y
 
 
 @functools.cache
-def kernels(splits: int, reverse: bool = False, window: int = 0, softcap: float = 0.0) -> dict[str, Callable]:
+def kernels(splits: int, reverse: bool = False, **options) -> dict[str, Callable]:
     config = CudaConfig(threads=64, splits=splits)
-    kernel = make_decode(LAYOUT, softmax_scale=SCALE, window=window, softcap=softcap, config=config)
+    kernel = make_decode(LAYOUT, softmax_scale=SCALE, config=config, **options)
     return emulated({"decode": kernel}, reverse=reverse)
 
 
@@ -98,3 +99,13 @@ def test_without_a_new_token_there_are_zeros() -> None:
     assert (y[[0, 2]] == 0).all()
     for b in (1, 3):
         close(y[b], attention(q[b], *run.held(b, HELD[b]), start=HELD[b] - 1, scale=SCALE))
+
+
+@pytest.mark.parametrize("splits", [1, 3, 32])
+def test_sink_logits_are_counted_once_whatever_the_splits(splits: int) -> None:
+    """Far above all scores, far below, between, and minus infinity: one for each query head."""
+    run, q = prepared(splits, sink_logits=True)
+    logits = np.array([50, -80, 0.7, -np.inf], np.float32)
+    y = decode(run, q, last(HELD), [1] * 4, logits)
+    check(run, q, y, sink_logits=logits)
+    assert (decode(run, q, [0, 5, 37, 150], [0] * 4, logits) == 0).all()

@@ -20,12 +20,10 @@ SCALE, CHUNK = 0.2, 37
 
 
 @functools.cache
-def kernels(query_rows: int = 3, window: int = 0, softcap: float = 0.0) -> dict[str, Callable]:
+def kernels(query_rows: int = 3, **options) -> dict[str, Callable]:
     """A chunk is no multiple of the queries of a block, nor of a page."""
     config = CudaConfig(threads=64, query_rows=query_rows)
-    return emulated(
-        {"prefill": make_prefill(LAYOUT, softmax_scale=SCALE, window=window, softcap=softcap, config=config)}
-    )
+    return emulated({"prefill": make_prefill(LAYOUT, softmax_scale=SCALE, config=config, **options)})
 
 
 def prepared(*lengths: int, **options) -> CudaSequences:
@@ -39,9 +37,15 @@ def chunk(run: CudaSequences, rows: int = CHUNK) -> list[np.ndarray]:
     return [run.vectors(heads, rows) for heads in (LAYOUT.query_heads, LAYOUT.kv_heads, LAYOUT.kv_heads)]
 
 
-def prefill(run: CudaSequences, q: np.ndarray, k: np.ndarray, v: np.ndarray, new_len: list[int]) -> np.ndarray:
+def prefill(
+    run: CudaSequences, q: np.ndarray, k: np.ndarray, v: np.ndarray, new_len: list[int], logits=None
+) -> np.ndarray:
     y = np.full_like(q, 55.0)
-    run.run("prefill", [q, k, v, run.length, np.array(new_len, np.int32), run.table], y)
+    run.run(
+        "prefill",
+        [q, k, v, *([] if logits is None else [logits]), run.length, np.array(new_len, np.int32), run.table],
+        y,
+    )
     return y
 
 
@@ -102,3 +106,13 @@ def test_nan_reaches_only_rows_that_see_it() -> None:
     assert not np.isnan(np.delete(first_group, 3, axis=-1)).any()
     assert not np.isnan(others).any()
     assert not np.isnan(y[1]).any()
+
+
+@pytest.mark.parametrize("options", [{}, {"window": 21}])
+def test_sink_logits_join_the_denominator(options: dict) -> None:
+    """Far above all scores, far below, between, and minus infinity: one for each query head."""
+    run = prepared(0, 3, 90, 37, 50, sink_logits=True, **options)
+    fresh, new_len = chunk(run), [CHUNK, 20, 30, 1, 0]
+    logits = np.array([50, -80, 0.7, -np.inf], np.float32)
+    y = prefill(run, *fresh, new_len, logits)
+    check(run, fresh, y, new_len, sink_logits=logits, **options)

@@ -9,11 +9,27 @@ from tvm import relax, te, tirx
 
 from .registry import cast, define_op, dtype_of, make_call, tensor_type
 
+_OPERANDS = ("q", "k", "v", "past_k", "past_v")
+
+
+def sinks_of(call: relax.Call) -> relax.Expr | None:
+    """The sink logits of a `tqc.attention`, if it has any."""
+    return call.args[len(_OPERANDS)] if len(call.args) > len(_OPERANDS) else None
+
+
+def check_sinks(sinks: relax.Expr, q: relax.TensorType) -> None:
+    """TypeError unless `sinks` is [H] for queries [B, H, S, D]."""
+    (heads,) = tensor_type(sinks, "sinks", 1).shape
+    if int(heads) != int(q.shape[1]):
+        raise TypeError(f"sinks must hold one logit for each of {q.shape[1]} query heads, found {heads}")
+
 
 def _infer(call: relax.Call) -> relax.TupleType:
     q, k, v, past_k, past_v = (
-        tensor_type(arg, name, 4) for arg, name in zip(call.args, ("q", "k", "v", "past_k", "past_v"), strict=True)
+        tensor_type(arg, name, 4) for arg, name in zip(call.args[: len(_OPERANDS)], _OPERANDS, strict=True)
     )
+    if (sinks := sinks_of(call)) is not None:
+        check_sinks(sinks, q)
     presents = []
     for fresh, past in ((k, past_k), (v, past_v)):
         batch, heads, new, dim = fresh.shape
@@ -51,7 +67,7 @@ def scaled_scores(q_heads: int, kv_heads: int, scale: float, softcap: float, win
 
 def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     """Concatenates past and fresh keys and values and runs plain softmax attention: the definition, not a kernel."""
-    q, k, v, past_k, past_v = call.args
+    q, k, v, past_k, past_v = call.args[: len(_OPERANDS)]
     attrs = call.attrs
     q_heads, kv_heads = int(q.ty.shape[1]), int(k.ty.shape[1])
     past, out_dtype = past_k.ty.shape[2], dtype_of(q.ty)
@@ -59,6 +75,10 @@ def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     present_v = bb.emit(relax.op.concat([past_v, cast(bb, v, dtype_of(past_v.ty))], axis=2))
     compute = scaled_scores(q_heads, kv_heads, float(attrs["scale"]), float(attrs["softcap"]), int(attrs["window"]))
     scores = bb.emit_te(compute, q, present_k, past, primfunc_name_hint="attention_scores")
+    if (sinks := sinks_of(call)) is not None:  # one more column of scores, which has no value
+        column = bb.emit(relax.op.reshape(cast(bb, sinks, "float32"), (1, q_heads, 1, 1)))
+        column = bb.emit(relax.op.broadcast_to(column, (*list(q.ty.shape)[:3], 1)))
+        scores = bb.emit(relax.op.concat([scores, column], axis=3))
     weights = bb.emit(relax.op.nn.softmax(scores, axis=-1))
 
     def mix(p: te.Tensor, values: te.Tensor) -> te.Tensor:
@@ -78,7 +98,7 @@ def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
 OP: tvm.ir.Op = define_op(
     "attention",
     "Causal attention with past; returns y and the extended keys and values.",
-    ("q", "k", "v", "past_k", "past_v"),
+    (*_OPERANDS, "sinks"),
     _infer,
     _legalize,
 )
@@ -90,6 +110,7 @@ def attention(
     v: relax.Expr,
     past_k: relax.Expr,
     past_v: relax.Expr,
+    sinks: relax.Expr | None = None,
     *,
     scale: float,
     softcap: float = 0.0,
@@ -101,9 +122,11 @@ def attention(
     q is [B, H, S, D]; k and v [B, Hk, S, D]; past_k and past_v [B, Hk, P, D], with H a multiple of Hk. `softcap` c > 0
     replaces a score s by c·tanh(s/c); `window` w > 0 hides positions ≤ P + i − w. Returns the tuple (y [B, H, S, D],
     present_k, present_v [B, Hk, P + S, D]). Scores and softmax are computed in float32.
+
+    `sinks` [H] holds a logit per query head that joins the softmax as a token without a value would (gpt-oss):
+    y = Σ exp(s_j) v_j / (Σ exp(s_j) + exp(sink)). Neither scale nor softcap apply to it.
     """
     if not math.isfinite(scale):
         raise ValueError(f"scale must be finite, found {scale}")
-    return make_call(
-        OP, [q, k, v, past_k, past_v], scale=float(scale), softcap=float(softcap), window=int(window), layer=int(layer)
-    )
+    operands = [q, k, v, past_k, past_v] + ([] if sinks is None else [sinks])
+    return make_call(OP, operands, scale=float(scale), softcap=float(softcap), window=int(window), layer=int(layer))

@@ -12,6 +12,7 @@ from tvm import relax
 
 from tqc.codec.layout import CacheLayout
 
+from .attention import check_sinks
 from .registry import define_op, dtype_of, make_call, tensor_type
 
 _LAYOUT_FIELDS = tuple(field.name for field in fields(CacheLayout))
@@ -29,6 +30,11 @@ def with_layout(call: relax.Call, layout: CacheLayout, arguments: list[relax.Exp
     return make_call(call.op, arguments, **(attrs | asdict(layout)))
 
 
+def sink_logits_of(call: relax.Call) -> relax.Expr | None:
+    """The sink logits of a `cached_attention`, if it has any; the layout's `sinks` are tokens and something else."""
+    return call.args[6] if len(call.args) > 6 else None
+
+
 def _infer_append(call: relax.Call) -> relax.TupleType:
     tensor_type(call.args[0], "k", 4)
     return call.args[5].ty
@@ -36,6 +42,8 @@ def _infer_append(call: relax.Call) -> relax.TupleType:
 
 def _infer_attention(call: relax.Call) -> relax.TensorType:
     q = tensor_type(call.args[0], "q", 4)
+    if (logits := sink_logits_of(call)) is not None:
+        check_sinks(logits, q)
     return relax.TensorType(q.shape, dtype_of(q))
 
 
@@ -49,7 +57,7 @@ APPEND = define_op(
 CACHED_ATTENTION = define_op(
     "cached_attention",
     "Attention of q over sinks, compressed pages and tail and, in prefill, the chunk's own exact keys and values.",
-    ("q", "fresh", "length", "new_len", "page_table", "state"),
+    ("q", "fresh", "length", "new_len", "page_table", "state", "sink_logits"),
     _infer_attention,
 )
 
@@ -76,6 +84,7 @@ def cached_attention(
     new_len: relax.Expr,
     page_table: relax.Expr,
     state: relax.Expr,
+    sink_logits: relax.Expr | None = None,
     *,
     layout: CacheLayout,
     scale: float,
@@ -83,10 +92,14 @@ def cached_attention(
     window: int,
     layer: int,
 ) -> relax.Call:
-    """q [B, H, S, D] over the cache; `fresh` is the chunk's (k, v) in prefill, None in decode (already appended)."""
+    """q [B, H, S, D] over the cache; `fresh` is the chunk's (k, v) in prefill, None in decode (already appended).
+
+    `sink_logits` [H] float32 are the `sinks` of `tqc.attention`.
+    """
+    operands = [q, relax.Tuple(list(fresh or ())), length, new_len, page_table, state]
     return make_call(
         CACHED_ATTENTION,
-        [q, relax.Tuple(list(fresh or ())), length, new_len, page_table, state],
+        operands if sink_logits is None else [*operands, sink_logits],
         scale=float(scale),
         softcap=float(softcap),
         window=int(window),
