@@ -1,4 +1,4 @@
-"""A logit per query head beside the scores is recognised, whether or not the maximum is taken off, and nothing else is."""
+"""A logit per query head beside the scores is recognised, with or without the maximum taken off; nothing else is."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ DIMS = "dims"
 """Attribute of a folded Reshape or Expand: its result's shape, a tuple of Dim."""
 
 
-def _positions(graph: Graph, tensor: str, offset: int) -> str:
+def _shifted(graph: Graph, tensor: str, offset: int) -> str:
     """The runtime's positions plus `offset`, in place of what the graph counts by itself."""
     if not offset:
         return POSITIONS
@@ -27,11 +27,23 @@ def _positions(graph: Graph, tensor: str, offset: int) -> str:
     return name
 
 
+def take_positions(graph: Graph, facts: Facts) -> None:
+    """Puts the runtime's positions in place of those that the graph counts by itself, wherever data meets them."""
+    for node in graph.nodes:
+        if Source.DATA not in facts.sources.get(node.outputs[0], Source.DATA):
+            continue
+        for index, tensor in enumerate(node.inputs):
+            if tensor and tensor not in graph.constants and (offset := facts.positions_from(tensor)) is not None:
+                node.inputs[index] = _shifted(graph, tensor, offset)
+    graph.prune()
+
+
 def fold(graph: Graph, facts: Facts) -> None:
     """Folds every node that is left, in place.
 
     Raises FrontendError, naming every node, where an operand depends on sizes in a way that has no closed form.
     """
+    take_positions(graph, facts)
     settings = [seen.setting for seen in facts.observed]
     failed = []
     for node in graph.nodes:
@@ -46,12 +58,7 @@ def fold(graph: Graph, facts: Facts) -> None:
             graph.define(Node(node.op, node.inputs[:1], node.outputs, {DIMS: dims}, node.name))
             continue
         for index, tensor in enumerate(node.inputs):
-            if not tensor or tensor in graph.constants:
-                continue
-            if (offset := facts.positions_from(tensor)) is not None:
-                node.inputs[index] = _positions(graph, tensor, offset)
-                continue
-            if facts.sources.get(tensor, Source.DATA):
+            if not tensor or tensor in graph.constants or facts.sources.get(tensor, Source.DATA):
                 continue
             value = facts.value(tensor)
             if value is None:
