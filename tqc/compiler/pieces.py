@@ -22,7 +22,7 @@ from onnx import TensorProto, helper
 from tqc.frontend.load import LoadedModel
 from tqc.frontend.weights import FileTensor
 
-LIMIT = 256 << 20
+LIMIT = 128 << 20
 """Bytes of weights in a piece; a node that reads more is a piece by itself."""
 
 

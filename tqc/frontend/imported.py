@@ -1,9 +1,10 @@
-"""`import_model`: from an ONNX file to a Relax module with its weights left on disk."""
+"""`import_model`: from an ONNX file or a torch program to a Relax module with its weights left where they are."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tvm
 from tvm import relax
@@ -13,8 +14,9 @@ from tqc.errors import FrontendError, TqcError
 from .build import build
 from .canonical import LayerInfo, canonicalise
 from .convert import convert
+from .from_torch import NAME, is_program, load_program
 from .interface import Interface
-from .load import load
+from .load import LoadedModel, load
 from .operators import BUILDERS
 from .weights import Weight
 
@@ -25,8 +27,8 @@ class Imported:
 
     `mod["main"]` takes input_ids and positions [batch, seq] int64, past_key_n and past_value_n [batch, kv_heads, past,
     head_dim], then the tensors of `weights` in order; it returns logits [batch, seq, vocab_size] and the extended keys
-    and values. `dtype` is the cache's; `sha256` the digest of the model file and its external data; `interface` names the
-    file's own inputs and outputs.
+    and values. `dtype` is the cache's; `sha256` the digest of the model file and its external data; `interface` names
+    the file's own inputs and outputs.
     """
 
     mod: tvm.IRModule
@@ -40,26 +42,25 @@ class Imported:
     interface: Interface | None = None
 
 
-def import_model(path: str | Path) -> Imported:
-    """Reads an exported decoder (optimum or torch's TorchScript exporter, opset 14 to 18, float32 or float16).
+def import_model(model: str | Path | Any) -> Imported:
+    """Reads a decoder exported with its cache: an ONNX file, or a `torch.export.ExportedProgram`.
 
     Raises FrontendError, naming nodes and layers, for everything that is not fully understood.
     """
     try:
-        return _import(Path(path))
+        return _import(load_program(model) if is_program(model) else load(model))
     except TqcError:
         raise
     except Exception as error:
         raise FrontendError(
             "The model cannot be imported.",
-            where=str(path),
+            where=NAME if is_program(model) else str(model),
             found=f"{type(error).__name__}: {error}",
             hint="Check that the model runs in onnxruntime; if it does, report it with the exporter's version.",
         ) from error
 
 
-def _import(path: Path) -> Imported:
-    model = load(path)
+def _import(model: LoadedModel) -> Imported:
     canonical = canonicalise(build(model), BUILDERS)
     mod, weights = convert(canonical)
     logits, tokens = mod["main"].ret_ty.fields[0], mod["main"].params[0].ty
@@ -72,7 +73,7 @@ def _import(path: Path) -> Imported:
         int(logits.shape[2]),
         canonical.interface.layers[0].dtype,
         model.opset,
-        path,
+        model.path,
         model.sha256(),
         canonical.interface,
     )

@@ -9,7 +9,7 @@ import numpy as np
 
 from .weights import Weight
 
-SLAB = 64 << 20
+SLAB = 32 << 20
 """Bytes of a part: a few copies of it are nothing, and reading columns of a matrix in parts this wide costs little."""
 
 Box = tuple[slice, ...]
