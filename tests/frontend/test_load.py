@@ -8,6 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from tqc.codec import nbits
 from tqc.errors import FrontendError
 from tqc.frontend.load import load
 from tqc.frontend.weights import FileTensor
@@ -171,3 +172,22 @@ def test_opsets_outside_the_range(decoder, tmp_path, version):
     onnx.save(model, path)
     error = _refusal(path)
     assert (error.what, error.found) == ("Unsupported opset.", str(version))
+
+
+@pytest.mark.parametrize("place", ["inline", "raw", "external"])
+@pytest.mark.parametrize("dtype", ["INT4", "UINT4"])
+def test_two_numbers_a_byte(tmp_path, place, dtype):
+    numbers = np.arange(33 * 65).reshape(33, 65) % 16 - (8 if dtype == "INT4" else 0)
+    tensor = helper.make_tensor("table", getattr(TensorProto, dtype), numbers.shape, numbers.reshape(-1).tolist())
+    packed = nbits.pack(numbers.reshape(-1).astype(np.int8).view(np.uint8) & 15, 4)
+    if place != "inline":
+        tensor.ClearField("int32_data")
+        tensor.raw_data = packed.tobytes()
+    output = helper.make_tensor_value_info("table", tensor.data_type, numbers.shape)
+    node = helper.make_node("Identity", ["table"], ["out"])
+    model = helper.make_model(helper.make_graph([node], "g", [], [output], [tensor]), ir_version=10)
+    model.opset_import[0].version = 21
+    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=place == "external", size_threshold=0)
+    found = load(tmp_path / "m.onnx").initializers["table"]
+    assert (found.shape, found.dtype) == ((33, 65), dtype.lower())
+    np.testing.assert_array_equal(found.source.read(), packed)

@@ -13,7 +13,7 @@ from tqc.errors import FrontendError
 
 from .dtypes import element_types
 from .graph import Graph, Input, Node
-from .load import DTYPES, LoadedModel
+from .load import DTYPES, HALF_BYTES, LoadedModel
 from .weights import ArrayTensor, Cast, Transpose, Weight
 
 SMALL = 1024
@@ -22,6 +22,8 @@ weights."""
 
 
 def _is_weight(dtype: str, shape: tuple[int, ...]) -> bool:
+    if dtype in HALF_BYTES.values():
+        return True
     is_matrix = len(shape) == 2 and min(shape) > 1
     is_packed = dtype in ("uint8", "int8")
     return (np.dtype(dtype).kind == "f" and is_matrix) or (

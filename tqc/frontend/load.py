@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, numpy_helper
 from onnx.inliner import inline_local_functions
 
+from tqc.codec import nbits
 from tqc.errors import FrontendError
 
 from .weights import ArrayTensor, FileTensor, Source
@@ -31,6 +32,9 @@ DTYPES = {
     TensorProto.UINT8: "uint8",
     TensorProto.BOOL: "bool",
 }
+
+HALF_BYTES = {TensorProto.INT4: "int4", TensorProto.UINT4: "uint4"}
+"""Types of initialisers that store two numbers a byte; their source is the uint8 vector of these bytes."""
 
 OPSETS = (14, 25)
 """The oldest and newest version of ONNX's operators that is read."""
@@ -88,10 +92,17 @@ def _external_path(location: str, model: Path, tensor: str) -> Path:
     return resolved
 
 
+def _layout(shape: tuple[int, ...], dtype: str) -> tuple[tuple[int, ...], str, int]:
+    """Shape and type of what is stored, and its bytes."""
+    if dtype in HALF_BYTES.values():
+        shape, dtype = (-(-math.prod(shape) // 2),), "uint8"
+    return shape, dtype, math.prod(shape) * np.dtype(dtype).itemsize
+
+
 def _external(proto: TensorProto, shape: tuple[int, ...], dtype: str, model: Path) -> FileTensor:
     entries = {entry.key: entry.value for entry in proto.external_data}
     path = _external_path(entries.get("location", ""), model, proto.name)
-    size = math.prod(shape) * np.dtype(dtype).itemsize
+    stored, element, size = _layout(shape, dtype)
     try:
         offset, length = int(entries.get("offset", 0)), int(entries.get("length", size))
     except ValueError:
@@ -107,11 +118,11 @@ def _external(proto: TensorProto, shape: tuple[int, ...], dtype: str, model: Pat
             found=f"offset {offset}, length {length}, file of {available} bytes",
             hint="The data file is truncated or belongs to another model.",
         )
-    return FileTensor(path, offset, shape, dtype)
+    return FileTensor(path, offset, stored, element)
 
 
 def _tensor(proto: TensorProto, spans: dict[str, tuple[int, int]], model: Path) -> Tensor:
-    dtype, shape = DTYPES.get(proto.data_type), tuple(proto.dims)
+    dtype, shape = (DTYPES | HALF_BYTES).get(proto.data_type), tuple(proto.dims)
     where = f"initialiser {proto.name}"
     if dtype is None:
         known = TensorProto.DataType.values()
@@ -129,16 +140,18 @@ def _tensor(proto: TensorProto, spans: dict[str, tuple[int, int]], model: Path) 
         return Tensor(shape, dtype, _external(proto, shape, dtype, model))
     if proto.name in spans:
         offset, length = spans[proto.name]
-        size = math.prod(shape) * np.dtype(dtype).itemsize
+        stored, element, size = _layout(shape, dtype)
         if length != size:
             raise FrontendError(
                 "Initialiser data has the wrong size.", where=where, expected=f"{size} bytes", found=f"{length} bytes"
             )
-        return Tensor(shape, dtype, FileTensor(model, offset, shape, dtype))
+        return Tensor(shape, dtype, FileTensor(model, offset, stored, element))
     try:
         array = numpy_helper.to_array(proto)
     except (ValueError, TypeError) as error:
         raise FrontendError("Initialiser cannot be read.", where=where, found=str(error)) from None
+    if proto.data_type in HALF_BYTES:
+        array = nbits.pack(array.reshape(-1).astype(np.int8).view(np.uint8) & 15, 4)
     return Tensor(shape, dtype, ArrayTensor(array))
 
 

@@ -70,6 +70,16 @@ class Transpose:
 
 
 @dataclass(frozen=True)
+class Reshape:
+    """Gives the tensor another shape of the same size."""
+
+    shape: tuple[int, ...]
+
+    def apply(self, array: np.ndarray) -> np.ndarray:
+        return array.reshape(self.shape)
+
+
+@dataclass(frozen=True)
 class Cast:
     """Converts the element type."""
 

@@ -6,13 +6,14 @@ from collections.abc import Callable
 
 from tqc.frontend.graph import Graph, Node
 
-from . import activations, norms
+from . import activations, nbits, norms
 from .context import Expansion
 
 Expander = Callable[[Expansion, Node], None]
 
 EXPANDERS: dict[str, Expander] = {
     **activations.EXPANDERS,
+    **nbits.EXPANDERS,
     **norms.EXPANDERS,
 }
 """Kind of a node → what replaces it."""
