@@ -58,3 +58,19 @@ def test_sizes_used_as_numbers_are_refused(decoder, tmp_path):
         _canonical(model, tmp_path)
     assert "size arithmetic" in caught.value.what
     assert "node_logits" in caught.value.where
+
+
+def test_positions_counted_by_the_graph_become_the_runtimes(decoder, tmp_path):
+    model = decoder()
+    model.nodes[-1].output[0] = "plain"
+    model.add("CumSum", ["attention_mask", model.int(1)], "sums")
+    model.add("Add", ["sums", model.int(1)], "shifted")
+    model.add("Unsqueeze", ["past_size", model.ints(0)], "first_new")
+    model.add("Slice", ["shifted", "first_new", model.ints(1 << 40), model.ints(1)], "from_mask")
+    model.add("Gather", [model.weight("table", 128, model.vocab), "from_mask"], "row")
+    model.add("Add", ["plain", "row"], "logits")
+    graph = _canonical(model, tmp_path)
+    added = graph.producer[graph.producer["row"].inputs[1]]
+    assert added.inputs[0] == "position_ids"
+    assert graph.constants[added.inputs[1]] == 2
+    assert not graph.users["attention_mask"]

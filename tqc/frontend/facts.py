@@ -19,6 +19,11 @@ SETTINGS = (Setting(2, 3, 5), Setting(3, 4, 7), Setting(2, 5, 11), Setting(1, 6,
 
 _RESHAPING = ("Reshape", "Expand")
 
+_LONGEST = max(setting.total for setting in SETTINGS)
+_NO_LIMIT = 1 << 31
+_BENDING = frozenset({"Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal", "Min", "Max", "Clip", "Mod"})
+"""Kinds with which a graph can do one thing for short sequences and another for long ones."""
+
 
 @dataclass(eq=False)
 class Facts:
@@ -35,7 +40,8 @@ class Facts:
         if self.sources.get(tensor, Source.DATA) is not Source.NOTHING or tensor not in self.observed[0].values:
             return None
         first, *others = (seen.values[tensor] for seen in self.observed)
-        return first if all(np.array_equal(first, other) for other in others) else None
+        same = all(np.array_equal(first, other) for other in others)
+        return first if same and not self.bends([tensor]) else None
 
     def scalar(self, tensor: str) -> float | None:
         """The value of a one-element tensor that is the same at all sizes, else None."""
@@ -57,13 +63,25 @@ class Facts:
         """
         if self.is_data(tensor) or tensor not in self.observed[0].values:
             return None
-        offsets = set()
+        offsets: set[int] = set()
         for seen in self.observed:
             found, expected = seen.values[tensor], seen.setting.positions()
             if found.dtype.kind != "i" or found.ndim != 2 or found.shape not in (expected.shape, expected[:1].shape):
                 return None
             offsets.update(np.unique(found - expected).tolist())
-        return offsets.pop() if len(offsets) == 1 else None
+        return offsets.pop() if len(offsets) == 1 and not self.bends([tensor]) else None
+
+    def bends(self, tensors: list[str]) -> bool:
+        """Whether tensors may say something else at sizes beyond those observed.
+
+        That takes a comparison with a number that no observed size reaches, as in "long factors from 4096 tokens on".
+        """
+        graph = self.graph
+        near = graph.ancestors(tensors, values_only=True)
+        nodes = {id(graph.producer[t]): graph.producer[t] for t in near if t in graph.producer}
+        numbers = (t for node in nodes.values() if node.kind in _BENDING for t in node.inputs if t in graph.constants)
+        arrays = (graph.constants[t] for t in numbers)
+        return any(bool(((_LONGEST < np.abs(a)) & (np.abs(a) < _NO_LIMIT)).any()) for a in arrays if a.dtype != bool)
 
     def is_data(self, tensor: str) -> bool:
         return Source.DATA in self.sources.get(tensor, Source.DATA)

@@ -101,7 +101,7 @@ def _angles(facts: Facts, cos: str, sin: str, dim: int, dtype: str) -> _Angles |
     constants = (graph.constants.get(t) for t in graph.ancestors([cos, sin], values_only=True))
     rows = {c.reshape(-1).tobytes(): c.reshape(-1) for c in constants if c is not None and c.size == dim // 2}
     frequencies = [row for row in rows.values() if row.dtype == np.float32]
-    if len(frequencies) != 1 or tolerance is None:
+    if len(frequencies) != 1 or tolerance is None or facts.bends([cos, sin]):
         return None
     (inv_freq,) = frequencies
     first = facts.observed[0].values
