@@ -32,13 +32,13 @@ def test_only_supported_nodes_remain(decoder, tmp_path):
 def test_all_unsupported_operations_are_listed_at_once(decoder, tmp_path):
     model = decoder()
     model.nodes[-1].output[0] = "a"
-    for number, (op, domain) in enumerate([("Det", ""), ("MatMulNBits", "com.microsoft"), ("Round", "")]):
+    for number, (op, domain) in enumerate([("Det", ""), ("QMoE", "com.microsoft"), ("Round", "")]):
         model.nodes.append(helper.make_node(op, ["a"], [f"b{number}"], name=f"odd_{number}", domain=domain))
     model.nodes.append(helper.make_node("Sum", ["b0", "b1", "b2"], ["logits"], name="last"))
     with pytest.raises(FrontendError) as caught:
         _canonical(model, tmp_path)
     assert caught.value.what == "Unsupported operations: 4."
-    for name in ("Det odd_0", "com.microsoft::MatMulNBits odd_1", "Round odd_2", "Sum last"):
+    for name in ("Det odd_0", "com.microsoft::QMoE odd_1", "Round odd_2", "Sum last"):
         assert name in caught.value.found
 
 

@@ -125,7 +125,16 @@ CASES = {
     "Where": ([X > 0, X, Y], [], {}),
 }
 
-ELSEWHERE = {"Expand", "Reshape", "Gelu", "tqc::Attention", "tqc::RMSNorm", "tqc::Rope"}
+ELSEWHERE = {
+    "Expand",
+    "Reshape",
+    "Gelu",
+    "tqc::GatherNBits",
+    "tqc::MatMulNBits",
+    "tqc::Attention",
+    "tqc::RMSNorm",
+    "tqc::Rope",
+}
 """Built from sizes or by the dialect, and tested with whole models; Gelu is newer than the opsets that are read."""
 
 
