@@ -74,6 +74,8 @@ class _Append:
         length, new, total = self._lengths(b)
         first = let(tirx.floordiv(self.cache.coded(length), i64(self.layout.page)))
         last = self.cache.pages(self.cache.coded(total))
+        if self.layout.ring:  # the others would be overwritten at once, by tasks that run beside them
+            first = let(maximum(first, last - self.cache.ring))
         return first, let(tirx.Select(new > 0, last, first))
 
     def _flush(self, b: Expr, h: Expr, page: Expr) -> None:
@@ -85,7 +87,7 @@ class _Append:
         known = let(minimum(total - start, i64(layout.page)))
         fresh = let(start - length)
         ring = cache.ring_page(page)
-        at = (cache.pool_page(b, page), h)
+        at = (*cache.place(b, page), h)
 
         keys = scratch((layout.head_dim, layout.page))
         with T.serial(i64(layout.head_dim)) as d:
@@ -114,7 +116,7 @@ class _Append:
                 self.simd.store(vectors, self.simd.splat(0.0), i, lane)
         self._write_values(vectors, at)
 
-    def _write_keys(self, keys: Buffer, at: tuple[Expr, Expr]) -> None:
+    def _write_keys(self, keys: Buffer, at: tuple[Expr, ...]) -> None:
         """Codes and scales, or values, of keys [dim, token]."""
         simd, layout = self.simd, self.layout
         if not code_bits(layout.k):
@@ -142,7 +144,7 @@ class _Append:
             scale = self._scale(norm, let(match.value))
             simd.store(self.cache.state["k_scale"], scale, *at, lane)
 
-    def _write_values(self, vectors: Buffer, at: tuple[Expr, Expr]) -> None:
+    def _write_values(self, vectors: Buffer, at: tuple[Expr, ...]) -> None:
         """Codes and scales, or values, of values [token, dim]."""
         simd, layout = self.simd, self.layout
         if not code_bits(layout.v):
@@ -187,7 +189,7 @@ class _Append:
         fits = tirx.And(scale <= simd.splat(LARGEST_SCALE), scale >= simd.splat(0.0))
         return let(tirx.Select(fits, scale, simd.splat(float("nan"))))
 
-    def _copy(self, source: Buffer, target: Buffer, at: tuple[Expr, Expr]) -> None:
+    def _copy(self, source: Buffer, target: Buffer, at: tuple[Expr, ...]) -> None:
         rows, width = (int(dim) for dim in source.shape)
         with T.serial(i64(rows)) as row, T.serial(i64(width // self.simd.lanes)) as c:
             lane = c * self.simd.lanes
@@ -237,7 +239,7 @@ class _Encoder:
     def encode(
         self,
         buffer: Buffer,
-        at: tuple[Expr, Expr],
+        at: tuple[Expr, ...],
         step: Expr,
         lane: Expr,
         unit: Callable[[Expr], Expr],

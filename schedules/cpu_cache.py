@@ -35,7 +35,7 @@ class Cache:
         length = argument("length", (batch,), "int32")
         new_len = argument("new_len", (batch,), "int32")
         page_table = argument("page_table", (batch, tirx.Var("table_pages", "int64")), "int32")
-        symbols = {"batch": batch, "pages": tirx.Var("pages", "int64")}
+        symbols = {"batch": batch, "pages": tirx.Var("pages", "int64"), f"ring{layout.ring}": tirx.Var("ring", "int64")}
         state = {
             spec.name: argument(spec.name, tuple(symbols.get(dim, dim) for dim in spec.shape), spec.dtype)
             for spec in layout.tensors()
@@ -61,8 +61,16 @@ class Cache:
         """Pages that `tokens` tokens touch."""
         return let(tirx.floordiv(tokens + (self.layout.page - 1), i64(self.layout.page)))
 
-    def pool_page(self, b: Expr, page: Expr) -> Expr:
-        return let(tirx.Cast("int64", self.page_table[b, page]))
+    def place(self, b: Expr, page: Expr) -> tuple[Expr, ...]:
+        """Where coded page `page` of sequence `b` lies: the first indices of the tensors of codes and scales."""
+        if self.layout.ring:
+            return b, let(tirx.floormod(page, self.ring))
+        return (let(tirx.Cast("int64", self.page_table[b, page])),)
+
+    @property
+    def ring(self) -> Expr:
+        """Slots of the ring of coded pages, where there is one."""
+        return self.state["k_codes"].shape[1]
 
     def ring_page(self, page: Expr) -> Expr:
         """The page of the tail in which tokens of page `page` lie."""

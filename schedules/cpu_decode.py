@@ -49,6 +49,7 @@ def make_decode(
     limits the query to the last `window` positions; `softcap` c > 0 turns a score s into c·tanh(s/c). `sink_logits`:
     behind q comes an argument [H] float32, the logit of a token without a value that each query head sees.
     """
+    layout.check_window(window)
     return _Decode(layout, softmax_scale, softcap, window, sink_logits, config).build()
 
 
@@ -117,14 +118,14 @@ class _Decode:
 
         tables = self._tables()
         with T.serial(begin, maximum(begin, minimum(end, coded_pages))) as page:
-            at = (cache.pool_page(b, page), h)
+            at = (*cache.place(b, page), h)
             low, high = self._seen(page, seen_after, after)
             self._coded_scores(tables[0], at)
             self._softmax(
                 layout.page, low, high, at if code_bits(layout.k) else None, at if code_bits(layout.v) else None
             )
-            following = cache.pool_page(b, minimum(page + 1, coded_pages - 1))
-            self._coded_values(tables[1], at, low, high, (following, h))
+            following = cache.place(b, minimum(page + 1, coded_pages - 1))
+            self._coded_values(tables[1], at, low, high, (*following, h))
         tail_begin = let(maximum(begin, coded_pages))
         with T.serial(tail_begin, maximum(tail_begin, minimum(end, pages))) as page:
             at = (b, h, cache.ring_page(page))

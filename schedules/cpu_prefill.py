@@ -39,6 +39,7 @@ def make_prefill(
     Rows from `new_len[b]` on give zeros. `window`, `softcap` and `sink_logits` are those of `make_decode`; the argument
     with the logits [H] comes behind v.
     """
+    layout.check_window(window)
     return _Prefill(layout, softmax_scale, softcap, window, sink_logits, config).build()
 
 
@@ -110,7 +111,7 @@ class _Prefill:
                     count.set(minimum(length - start.value, i64(page)))
                     with T.If(block < coded_pages):
                         with T.Then():
-                            self._load_coded(tables, (cache.pool_page(b, block), h), count.value)
+                            self._load_coded(tables, (*cache.place(b, block), h), count.value)
                         with T.Else():
                             at = (b, h, cache.ring_page(block))
                             self._load_exact("tail", at, i64(0), i64(page), count.value)

@@ -61,18 +61,23 @@ def _emit(layout: CacheLayout, dtype: str, config: CudaConfig) -> None:
 def _emit_flush(cache: Cache, k: Buffer, v: Buffer, config: CudaConfig) -> None:
     layout, (batch, heads, chunk, _) = cache.layout, k.shape
     due = tirx.floordiv(chunk, i64(i32(layout.page))) + 2
+    if layout.ring:
+        due = tirx.min(due, cache.ring)
     with blocks(due, int(heads), batch) as (x, head, b):
         thresholds = Books.declare((layout.k, layout.v), layout.head_dim, config.threads, thresholds=True)
         centroids = Books.declare((layout.k, layout.v), layout.head_dim, config.threads)
         length = T.Bind(cache.length[b])
         total = T.Bind(length + cache.new_len[b])
         coded = cache.coded(total)
-        page = T.Bind(tirx.floordiv(cache.coded(length), i32(layout.page)) + i32(x))
-        with T.serial(0, T.Bind(tirx.Select(page < cache.pages(coded), i32(1), i32(0)))):
-            pool = cache.pool_page(b, page)
+        first, stop = tirx.floordiv(cache.coded(length), i32(layout.page)), cache.pages(coded)
+        if layout.ring:  # the others would be overwritten at once, by blocks that run beside them
+            first = tirx.max(first, stop - i32(cache.ring))
+        page = T.Bind(first + i32(x))
+        with T.serial(0, T.Bind(tirx.Select(page < stop, i32(1), i32(0)))):
+            at = (*cache.place(b, page), head)
             for side, fresh in (("k", k), ("v", v)):
                 source = _Page(cache, side, fresh, b, head, page, length, total)
-                _PageWriter(layout, config, side, cache.state, pool, head).write(source, thresholds, centroids)
+                _PageWriter(layout, config, side, cache.state, at).write(source, thresholds, centroids)
 
 
 @dataclass(frozen=True)
@@ -101,14 +106,13 @@ class _Page:
 
 @dataclass(frozen=True)
 class _PageWriter:
-    """Writes one side of a page of the pool. The work is cut into groups of 16 values, as the codes are."""
+    """Writes one side of the page `at` (place and KV head). Work is cut into groups of 16 values, as the codes are."""
 
     layout: CacheLayout
     config: CudaConfig
     side: str
     state: dict[str, Buffer]
-    pool: Expr
-    head: Expr
+    at: tuple[Expr, ...]
 
     def write(self, source: _Page, thresholds: Books, centroids: Books) -> None:
         bits = code_bits(getattr(self.layout, self.side))
@@ -126,7 +130,7 @@ class _PageWriter:
         codes, dim, page = self.state[f"{self.side}_codes"], self.layout.head_dim, self.layout.page
         with self._phase(page * dim) as item:
             d, token = divide(item, page) if self.side == "k" else reversed(divide(item, dim))
-            store(codes, source.value(token, d), self.pool, self.head, item)
+            store(codes, source.value(token, d), *self.at, item)
 
     def _norms(self, source: _Page) -> Buffer:
         page, groups = self.layout.page, self.layout.head_dim // LANES
@@ -160,7 +164,7 @@ class _PageWriter:
             scale = T.Bind(norm[token] / _sum_rows(parts, groups, token))
             finite = tirx.Select(scale < f32(_HALF_OVERFLOW), scale, f32(float("nan")))
             value = tirx.Select(tirx.EQ(norm[token], f32(0.0)), f32(0.0), finite)
-            store(self.state[f"{self.side}_scale"], value, self.pool, self.head, token)
+            store(self.state[f"{self.side}_scale"], value, *self.at, token)
 
     def _codes(self, source: _Page, norm: Buffer, thresholds: Buffer, bits: int) -> None:
         units = self.state[f"{self.side}_codes"]
@@ -178,7 +182,7 @@ class _PageWriter:
 
             def put(shift: int, width: int, i: int, word: Expr) -> None:
                 offset = plane_offset(along * lanes, shift) + (group * width + i) * lanes + lane
-                store(units, word, self.pool, self.head, offset)
+                store(units, word, *self.at, offset)
 
             store_group(codes, put, bits)
 

@@ -29,7 +29,7 @@ class Cache:
         length = argument("length", (batch,), "int32")
         new_len = argument("new_len", (batch,), "int32")
         page_table = argument("page_table", (batch, dimension("table_pages")), "int32")
-        symbols = {"batch": batch, "pages": dimension("pages")}
+        symbols = {"batch": batch, "pages": dimension("pages"), f"ring{layout.ring}": dimension("ring")}
         state = {
             spec.name: argument(spec.name, tuple(symbols.get(dim, dim) for dim in spec.shape), spec.dtype)
             for spec in layout.tensors()
@@ -52,9 +52,19 @@ class Cache:
         """Pages that `tokens` tokens touch."""
         return T.Bind(ceil_div(tokens, self.layout.page))
 
-    def pool_page(self, b: Expr, page: Expr) -> Expr:
-        """Where page `page` of sequence `b` lies in the pool, as int64: the pool may exceed 2³¹ elements."""
-        return T.Bind(i64(self.page_table[b, page]))
+    def place(self, b: Expr, page: Expr) -> tuple[Expr, ...]:
+        """Where coded page `page` of sequence `b` lies: the first indices of the tensors of codes and scales.
+
+        They are int64: the tensors may exceed 2³¹ elements.
+        """
+        if self.layout.ring:
+            return i64(b), T.Bind(tirx.floormod(i64(page), self.ring))
+        return (T.Bind(i64(self.page_table[b, page])),)
+
+    @property
+    def ring(self) -> Expr:
+        """Slots of the ring of coded pages, int64, where there is one."""
+        return self.state["k_codes"].shape[1]
 
     def ring_page(self, page: Expr) -> Expr:
         """The page of the tail in which tokens of page `page` lie."""

@@ -48,6 +48,7 @@ def make_decode(
     """
     config = config or CudaConfig()
     config.check(layout, dtype)
+    layout.check_window(window)
     scores = Scores(softmax_scale, softcap, window)
     return build_kernel("cuda_decode", lambda: _emit(layout, scores, sink_logits, dtype, config))
 
@@ -58,11 +59,12 @@ def _emit(layout: CacheLayout, scores: Scores, sink_logits: bool, dtype: str, co
     logits = argument("sink_logits", (heads,), "float32") if sink_logits else None
     cache = Cache.declare(layout, batch)
     y = argument("y", (batch, heads, 1, dim), dtype)
-    # A short context needs few splits: the table's width bounds the pages there can be.
-    splits = tirx.min(cache.page_table.shape[1] + 1, tirx.const(config.splits, "int64"))
-    parts = named("parts", T.sblock_alloc_buffer((batch, heads, config.splits, dim), "float32"))
-    tops = named("tops", T.sblock_alloc_buffer((batch, heads, config.splits), "float32"))
-    totals = named("totals", T.sblock_alloc_buffer((batch, heads, config.splits), "float32"))
+    # A short context needs few splits: the table's width, or the ring, bounds the pages there can be.
+    most = min(config.splits, layout.ring + layout.tail_pages + 1) if layout.ring else config.splits
+    splits = tirx.min(cache.page_table.shape[1] + 1, tirx.const(most, "int64"))
+    parts = named("parts", T.sblock_alloc_buffer((batch, heads, most, dim), "float32"))
+    tops = named("tops", T.sblock_alloc_buffer((batch, heads, most), "float32"))
+    totals = named("totals", T.sblock_alloc_buffer((batch, heads, most), "float32"))
 
     with blocks(splits, layout.kv_heads, batch) as (split, head, b):
         attention = Attention(layout, config, scores, queries=1)

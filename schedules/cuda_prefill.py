@@ -46,6 +46,7 @@ def make_prefill(
     """
     config = config or CudaConfig()
     config.check(layout, dtype, config.queries(layout))
+    layout.check_window(window)
     scores = Scores(softmax_scale, softcap, window)
     return build_kernel("cuda_prefill", lambda: _emit(layout, scores, sink_logits, dtype, config))
 

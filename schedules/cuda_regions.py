@@ -47,14 +47,14 @@ class ExactValues:
 
 @dataclass(frozen=True)
 class Codes:
-    """The codes of one side of a page, in groups of 16: along dims (K, `lanes` tokens) or tokens (V, `lanes` dims)."""
+    """The codes of one side of the page `at`, in groups of 16: along dims (K, `lanes` tokens) or tokens (V, `lanes`
+    dims)."""
 
     units: Buffer
     scales: Buffer
     book: Buffer
     bits: int
-    page: Expr
-    head: Expr
+    at: tuple[Expr, ...]
     values: int
     lanes: int
     coded = True
@@ -65,13 +65,13 @@ class Codes:
         def unit(shift: int, i: int) -> Expr:
             width = widths[shift]
             offset = plane_offset(self.values, shift) + (index * width + i) * self.lanes + lane
-            return tirx.Cast("uint32", self.units[self.page, self.head, offset])
+            return tirx.Cast("uint32", self.units[(*self.at, offset)])
 
         code = load_group(unit, self.bits)
         return lambda j: self.book[code(j)]
 
     def scale(self, token: Expr) -> Expr:
-        return f32(self.scales[self.page, self.head, token])
+        return f32(self.scales[(*self.at, token)])
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,8 @@ class CachedTiles:
         first = T.Bind(tirx.floordiv(at_least_zero(self.oldest - layout.sinks), i32(layout.page)))
         with T.serial(0, share.count(first, coded)) as i:
             page = share.tile(first, i)
-            pool = cache.pool_page(self.b, page)
-            keys, values = self._coded("k", layout.k, pool), self._coded("v", layout.v, pool)
+            at = (*cache.place(self.b, page), self.head)
+            keys, values = self._coded("k", layout.k, at), self._coded("v", layout.v, at)
             add(Tile(keys, values, layout.sinks + page * layout.page, self.held))
         if layout.recent:
             first = T.Bind(tirx.max(first, coded))
@@ -139,16 +139,16 @@ class CachedTiles:
         values = ExactValues(lambda token, d: state["tail_v"][self.b, self.head, ring, token, d])
         return Tile(keys, values, layout.sinks + page * layout.page, self.held)
 
-    def _coded(self, side: str, scheme: str, pool: Expr) -> Codes | ExactKeys | ExactValues:
+    def _coded(self, side: str, scheme: str, at: tuple[Expr, ...]) -> Codes | ExactKeys | ExactValues:
         layout, state = self.cache.layout, self.cache.state
         page, dim = layout.page, layout.head_dim
         units, bits = state[f"{side}_codes"], code_bits(scheme)
         if bits:
             scales, book = state[f"{side}_scale"], self.books.tables[bits]
-            return Codes(units, scales, book, bits, pool, self.head, page * dim, page if side == "k" else dim)
+            return Codes(units, scales, book, bits, at, page * dim, page if side == "k" else dim)
         if side == "k":
-            return ExactKeys(lambda token, d: units[pool, self.head, d * page + token])
-        return ExactValues(lambda token, d: units[pool, self.head, token * dim + d])
+            return ExactKeys(lambda token, d: units[(*at, d * page + token)])
+        return ExactValues(lambda token, d: units[(*at, token * dim + d)])
 
 
 def visit_fresh(

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tqc import codec
-from tqc.codec.layout import CacheLayout, TensorSpec, planes
+from tqc.codec.layout import CacheLayout, TensorSpec, planes, ring_pages
+from tqc.errors import TargetError
 
 layouts = st.builds(
     CacheLayout,
@@ -71,3 +72,44 @@ def test_tensors_of_a_mixed_layout() -> None:
 def test_no_sinks_no_sink_tensors() -> None:
     names = [spec.name for spec in CacheLayout(4, 4, 64, sinks=0).tensors()]
     assert names == ["tail_k", "tail_v", "k_codes", "k_scale", "v_codes", "v_scale"]
+
+
+def seen_pages(layout: CacheLayout, window: int, query: int, held: int) -> list[int]:
+    """Coded pages of a cache of `held` tokens that a query at position `query` sees."""
+    tokens = range(max(0, query - window + 1 - layout.sinks), layout.coded(held))
+    return sorted({t // layout.page for t in tokens})
+
+
+@given(layout=layouts, window=st.integers(1, 400), length=st.integers(0, 2000), later=st.integers(0, 300))
+def test_a_ring_holds_every_coded_page_that_is_seen(layout: CacheLayout, window: int, length: int, later: int) -> None:
+    """In decode, whose query is the newest token, and in prefill, whose queries come after it."""
+    ring = ring_pages(window, layout.recent, layout.page)
+    newest = range(-(-layout.coded(length) // layout.page))[-ring:]
+    for query in (length - 1, length + later):
+        assert set(seen_pages(layout, window, query, length)) <= set(newest)
+
+
+@pytest.mark.parametrize("page", [16, 64])
+@pytest.mark.parametrize("recent", [0, 1, 20, 64, 130])
+@pytest.mark.parametrize("window", [1, 2, 16, 17, 18, 64, 65, 200])
+def test_a_ring_is_no_longer_than_that(window: int, recent: int, page: int) -> None:
+    layout = CacheLayout(4, 2, 64, sinks=3, recent=recent, page=page)
+    most = max(len(seen_pages(layout, window, length - 1, length)) for length in range(1, 800))
+    assert ring_pages(window, recent, page) == max(1, most)
+
+
+def test_pages_of_a_ring_belong_to_their_sequence() -> None:
+    shapes = {spec.name: spec.shape for spec in CacheLayout(4, 2, 64, k="fp16", ring=3).tensors()}
+    assert shapes["k_codes"] == ("batch", "ring3", 2, 64 * 64)
+    assert shapes["v_codes"] == ("batch", "ring3", 2, 64 * 64 // 4)
+    assert shapes["v_scale"] == ("batch", "ring3", 2, 64)
+
+
+def test_reject_a_window_that_the_ring_does_not_hold() -> None:
+    layout = CacheLayout(4, 2, 64, recent=0, page=16, ring=3)
+    layout.check_window(33)
+    CacheLayout(4, 2, 64).check_window(0)
+    with pytest.raises(TargetError, match="at least 4"):
+        layout.check_window(34)
+    with pytest.raises(TargetError, match="no ring"):
+        layout.check_window(0)

@@ -18,7 +18,7 @@ SENTINEL = {"float32": 777.0, "float16": 777.0, "uint16": 0xBEEF}
 
 def empty_state(layout: CacheLayout, batch: int, pool_pages: int) -> dict[str, np.ndarray]:
     """State arrays filled with a sentinel, which stands for memory nobody has written."""
-    symbols = {"batch": batch, "pages": pool_pages}
+    symbols = {"batch": batch, "pages": pool_pages, f"ring{layout.ring}": layout.ring}
     return {
         spec.name: np.full([symbols.get(dim, dim) for dim in spec.shape], SENTINEL[spec.dtype], spec.dtype)
         for spec in layout.tensors()
@@ -38,10 +38,21 @@ def random_state(layout: CacheLayout, batch: int, pool_pages: int, rng: np.rando
     return state
 
 
-def coded_vectors(layout: CacheLayout, state: dict[str, np.ndarray], side: str, pool_page: int) -> np.ndarray:
-    """The values of one pool page: float32 [kv_heads, page, head_dim]."""
+def coded_pages(layout: CacheLayout, state: dict[str, np.ndarray], total: int) -> range:
+    """The pages of a sequence of `total` tokens that are held as codes: all, or the newest that fill the ring."""
+    pages = range(-(-layout.coded(total) // layout.page))
+    return pages[-state["k_codes"].shape[1] :] if layout.ring else pages
+
+
+def place(layout: CacheLayout, state: dict[str, np.ndarray], table: np.ndarray, b: int, page: int) -> tuple[int, ...]:
+    """Where a page of sequence `b` lies in the tensors of codes and scales."""
+    return (b, page % state["k_codes"].shape[1]) if layout.ring else (int(table[page]),)
+
+
+def coded_vectors(layout: CacheLayout, state: dict[str, np.ndarray], side: str, at: tuple[int, ...]) -> np.ndarray:
+    """The values of the page at a `place`: float32 [kv_heads, page, head_dim]."""
     scheme = getattr(layout, side)
-    stored = state[f"{side}_codes"][pool_page]
+    stored = state[f"{side}_codes"][at]
     bits = code_bits(scheme)
     if not bits:
         rows = (layout.head_dim, layout.page) if side == "k" else (layout.page, layout.head_dim)
@@ -49,15 +60,18 @@ def coded_vectors(layout: CacheLayout, state: dict[str, np.ndarray], side: str, 
         return values.swapaxes(1, 2) if side == "k" else values
     unpack = pages.unpack_k if side == "k" else pages.unpack_v
     codes = unpack(stored, bits, layout.head_dim)
-    scale = state[f"{side}_scale"][pool_page].astype(np.float32)
+    scale = state[f"{side}_scale"][at].astype(np.float32)
     return codebook(bits, layout.head_dim).centroids[codes] * scale[..., None]
 
 
 def read(
     layout: CacheLayout, state: dict[str, np.ndarray], table: np.ndarray, b: int, total: int, side: str
 ) -> np.ndarray:
-    """What the cache of sequence `b` holds: float32 [kv_heads, total, head_dim]; `table` is its page table row."""
-    out = np.empty((layout.kv_heads, total, layout.head_dim), np.float32)
+    """What the cache of sequence `b` holds: float32 [kv_heads, total, head_dim]; `table` is its page table row.
+
+    NaN for tokens that a ring of pages has let go: an attention that sees one is NaN too.
+    """
+    out = np.full((layout.kv_heads, total, layout.head_dim), np.nan, np.float32)
     for p in range(total):
         t = p - layout.sinks
         page, offset = divmod(t, layout.page)
@@ -67,10 +81,10 @@ def read(
         elif t >= layout.coded(total):
             tail = state[f"tail_{side}"][b][:, page % layout.tail_pages]
             out[:, p] = tail[:, :, offset] if side == "k" else tail[:, offset]
-    for page in range(-(-layout.coded(total) // layout.page)):
+    for page in coded_pages(layout, state, total):
         first = layout.sinks + page * layout.page
         last = min(first + layout.page, layout.sinks + layout.coded(total))
-        out[:, first:last] = coded_vectors(layout, state, side, table[page])[:, : last - first]
+        out[:, first:last] = coded_vectors(layout, state, side, place(layout, state, table, b, page))[:, : last - first]
     return out
 
 
@@ -80,9 +94,10 @@ def check_state(
     """Asserts that the cache of sequence `b` holds `history`: exact tokens exactly, codes as the codec makes them."""
     total = history.shape[1]
     held = read(layout, state, table, b, total, side)
-    coded = slice(layout.sinks, layout.sinks + layout.coded(total))
     exact = np.ones(total, bool)
-    exact[coded] = False
+    exact[layout.sinks : layout.sinks + layout.coded(total)] = False
+    oldest = min(coded_pages(layout, state, total), default=0) * layout.page
+    coded = slice(layout.sinks + oldest, layout.sinks + layout.coded(total))
     np.testing.assert_array_equal(held[:, exact], history[:, exact].astype(layout.exact_dtype))
     scheme = getattr(layout, side)
     wanted = history[:, coded].astype(np.float64)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import tvm
-from cache_model import attention, check_state, empty_state, read
+from cache_model import attention, check_state, coded_pages, empty_state, place, read
 from levels import needs_level
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
@@ -133,12 +133,15 @@ class Sequences:
         for b, total in enumerate(self.length):
             for i, side in enumerate("kv"):
                 check_state(self.layout, self.state, self.table[b], b, self.history[b][i], side)
-            used |= set(self.table[b, : -(-self.layout.coded(int(total)) // self.layout.page)].tolist())
+            pages = coded_pages(self.layout, self.state, int(total))
+            used |= {place(self.layout, self.state, self.table[b], b, page) for page in pages}
         fresh = empty_state(self.layout, len(self.length), len(self.state["k_codes"]))
-        free = [page for page in range(len(self.state["k_codes"])) if page not in used]
+        places = np.ndindex(self.state["k_codes"].shape[: 2 if self.layout.ring else 1])
+        free = [at for at in places if at not in used]
         for name, array in self.state.items():
             if name.endswith(("codes", "scale")):
-                np.testing.assert_array_equal(array[free], fresh[name][free])
+                for at in free:
+                    np.testing.assert_array_equal(array[at], fresh[name][at])
 
     def run(self, name: str, inputs: list[np.ndarray], y: np.ndarray | None) -> None:
         arrays = [*inputs, *self.state.values(), *([] if y is None else [y])]

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
+import tvm
 from cache_model import read
 from cpu_driver import Sequences, compile_kernels
 
 from tqc.codec.layout import CacheLayout
+from tqc.schedules.cpu_append import make_append
+from tqc.schedules.cpu_config import cpu_config
 
 # Every width on K and on V, every ISA, head_dim, page size, and both kinds of window.
 CASES = [
@@ -22,6 +27,9 @@ CASES = [
     ("avx2", CacheLayout(1, 1, 64, "tq6", "fp16", recent=0)),
     ("portable", CacheLayout(1, 1, 80, "tq5", "tq7", recent=16)),
     ("portable", CacheLayout(2, 2, 64, "fp16", "tq4", recent=0)),
+    ("avx512", CacheLayout(2, 2, 64, "tq4", "tq3", recent=20, page=16, ring=3)),
+    ("avx2", CacheLayout(1, 1, 64, "fp32", "tq4", sinks=0, recent=0, page=32, ring=2)),
+    ("portable", CacheLayout(1, 1, 64, "tq4", "fp16", recent=64, page=32, ring=1)),
 ]
 CALLS = ([5, 0, 1], [1, 1, 1], [300, 3, 33], [1, 64, 60], [0, 0, 0], [63, 1, 200], [1, 1, 1])
 
@@ -56,6 +64,20 @@ def test_special_vectors(isa: str, layout: CacheLayout) -> None:
         held[0, 11:15] = 0
         assert np.isfinite(held).all()
         assert np.isfinite(read(layout, run.state, run.table[1], 1, 300, side)).all()
+
+
+def test_the_order_of_tasks_does_not_matter_to_a_ring() -> None:
+    """Tasks run side by side: no page may be written that a newer one of the same call overwrites."""
+    layout = CacheLayout(2, 2, 64, "tq4", "tq4", sinks=0, recent=0, page=16, ring=2)
+    text = make_append(layout, cpu_config("portable")).script()
+    loop = re.compile(r"^( *)for (\w+) in T\.parallel\((.*)\):$", re.MULTILINE)
+    text, loops = loop.subn(r"\1for \2_r in range(\3):\n\1    \2 = (\3) - 1 - \2_r", text)
+    assert loops == 2
+    backwards = tvm.script.from_source(text, s_tir=True).with_attr("global_symbol", "append")
+    run = Sequences(layout, tvm.compile(backwards, target="llvm"), batch=2, capacity=512)
+    for new in ([200, 30], [1, 100]):
+        run.extend(new)
+        run.check()
 
 
 def test_memory_beyond_the_tokens_is_left_alone() -> None:

@@ -31,3 +31,17 @@ def test_regions_follow_from_the_length_as_in_the_layout(recent: int, sinks: int
     np.testing.assert_array_equal(found[:, 0], coded)
     np.testing.assert_array_equal(found[:, 1], -(-coded // 32))
     np.testing.assert_array_equal(found[:, 2], -(-lengths // 32) % layout.tail_pages)
+
+
+def test_a_page_of_a_ring_is_a_slot_of_the_sequence() -> None:
+    codes, found = np.zeros((3, 4, 2, 8), np.uint16), np.zeros((2, 3, 10), np.int64)
+
+    def kernel(simd, codes, target):
+        cache = Cache(CacheLayout(4, 2, 64, ring=4), None, None, None, {"k_codes": codes})
+        with T.serial(i64(3)) as b, T.serial(i64(10)) as page:
+            for row, index in enumerate(cache.place(b, page)):
+                T.buffer_store(target, index, [row, b, page])
+
+    run_vectors("avx512", kernel, codes, found)
+    np.testing.assert_array_equal(found[0], np.arange(3)[:, None].repeat(10, 1))
+    np.testing.assert_array_equal(found[1], np.arange(10)[None].repeat(3, 0) % 4)

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from cpu_driver import Sequences, close, compile_kernels
 
-from tqc.codec.layout import CacheLayout
+from tqc.codec.layout import CacheLayout, ring_pages
+from tqc.errors import TargetError
 
 # Every width on K and on V, every ISA, head_dim and GQA group, page sizes, windows and caps.
 CASES = [
@@ -40,6 +43,35 @@ def test_attends_to_what_the_cache_holds(isa: str, layout: CacheLayout, attribut
     run.step([1, 1, 0, 1], "decode")
     if layout.exact_dtype == "float32":  # otherwise codes depend on whether a token came from the tail
         run.check()
+
+
+def ringed(layout: CacheLayout, window: int) -> CacheLayout:
+    return replace(layout, ring=ring_pages(window, layout.recent, layout.page))
+
+
+RINGS = [
+    ("avx512", CacheLayout(6, 2, 64, "tq4", "tq4", recent=0, page=16), 40),
+    ("avx512", CacheLayout(4, 4, 64, "tq4", "tq3", recent=16, page=16, sinks=0), 50),
+    ("avx2", CacheLayout(8, 1, 80, "fp32", "fp16", recent=20, page=16), 37),
+    ("portable", CacheLayout(4, 1, 64, "tq3", "fp32", recent=128, page=64), 100),  # no coded page is ever seen
+]
+
+
+@pytest.mark.parametrize(("isa", "layout", "window"), RINGS)
+def test_a_window_far_behind_which_pages_are_overwritten(isa: str, layout: CacheLayout, window: int) -> None:
+    """Token by token over every slot of the ring, beside sequences that are shorter, pause or start empty."""
+    layout = ringed(layout, window)
+    kernels = compile_kernels(layout, isa, softmax_scale=0.2, window=window)
+    run = Sequences(layout, kernels, batch=3, capacity=900, scale=0.2, window=window)
+    run.extend([0, 60, 700])
+    for step in range(layout.page * (layout.ring + 1)):
+        run.step([1, 1, step % 3 > 0], "decode")
+    run.check()
+
+
+def test_reject_a_ring_shorter_than_the_window() -> None:
+    with pytest.raises(TargetError, match="ring"):
+        compile_kernels(CacheLayout(4, 4, 64, recent=0, ring=1), "portable", softmax_scale=1.0, window=70)
 
 
 def test_an_empty_cache_gives_zeros() -> None:

@@ -74,3 +74,23 @@ def test_sink_logits_join_the_denominator(isa: str, layout: CacheLayout, attribu
     run = Sequences(layout, kernels, batch=3, capacity=512, scale=0.3, sink_logits=logits, **attributes)
     for new in ([1, 100, 0], [150, 30, 3], [1, 0, 70]):
         run.step(new, "prefill")
+
+
+@pytest.mark.parametrize(
+    ("isa", "layout", "window"),
+    [
+        ("avx512", CacheLayout(6, 2, 64, "tq4", "tq4", recent=0, page=16, ring=4), 40),
+        ("avx512", CacheLayout(4, 4, 64, "tq4", "tq3", recent=16, page=16, sinks=0, ring=3), 50),
+        ("avx2", CacheLayout(8, 1, 80, "fp32", "fp16", recent=20, page=16, ring=2), 37),
+        ("portable", CacheLayout(4, 1, 64, "tq3", "fp32", recent=128, page=64, ring=1), 100),
+    ],
+)
+def test_a_window_far_behind_which_pages_are_overwritten(isa: str, layout: CacheLayout, window: int) -> None:
+    """Chunks longer and shorter than the window, the ring and a page, in sequences of any length."""
+    names = ("append", "decode", "prefill")
+    kernels = compile_kernels(layout, isa, names, softmax_scale=0.2, window=window, options={"prefill_rows": 32})
+    run = Sequences(layout, kernels, batch=3, capacity=1200, scale=0.2, window=window)
+    for new in ([300, 5, 0], [33, 1, 90], [1, 70, 2], [250, 0, 17], [15, 16, 130]):
+        run.step(new, "prefill")
+        run.check()
+        run.step([1, 1, 1], "decode")

@@ -29,6 +29,13 @@ def test_pages_leave_the_exact_window_across_chunks_longer_and_shorter_than_the_
     grow(append_only(layout, reverse=reverse), [120, 60], [1, 0], [0, 15], [17, 1], [1, 64])
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("recent", [0, 20])
+def test_a_ring_keeps_the_newest_pages_of_any_chunk(recent, reverse):
+    layout = CacheLayout(4, 2, 64, "tq4", "fp16", sinks=3, recent=recent, page=16, ring=3)
+    grow(append_only(layout, reverse=reverse), [130, 60], [1, 0], [0, 15], [70, 1], [1, 64])
+
+
 def test_a_partial_page_is_encoded_again_to_the_same_codes():
     layout = CacheLayout(2, 2, 32, "tq2", "tq6", sinks=0, recent=0, page=16)
     run = append_only(layout)

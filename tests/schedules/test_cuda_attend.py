@@ -17,6 +17,12 @@ COVER = {
         {"dtype": "float16", "window": 50},
     ),
     "tq8-tq2-group8-softcap": (CacheLayout(8, 1, 256, "tq8", "tq2", sinks=20, recent=0, page=16), {"softcap": 20.0}),
+    "tq4-tq4-ring": (CacheLayout(4, 2, 64, "tq4", "tq4", recent=0, page=16, ring=3), {"window": 33}),
+    "fp32-tq3-ring-behind-the-tail": (CacheLayout(4, 2, 64, "fp32", "tq3", recent=24, page=16, ring=1), {"window": 40}),
+    "fp16-fp32-window-in-the-tail-half": (
+        CacheLayout(2, 1, 64, "fp16", "fp32", recent=48, page=16, ring=1),
+        {"dtype": "float16", "window": 20},
+    ),
     "tq2-fp32-group4": (CacheLayout(8, 2, 128, "tq2", "fp32", recent=16, page=32), {"window": 33}),
     "tq6-tq4-64-threads": (
         CacheLayout(3, 1, 128, "tq6", "tq4", sinks=1, recent=32, page=16),

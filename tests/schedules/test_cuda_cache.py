@@ -45,12 +45,28 @@ def test_a_page_of_the_pool_is_the_entry_of_the_sequence() -> None:
     def emit(pages, target) -> None:
         cache = Cache(CacheLayout(4, 2, 64), None, None, pages, {})
         with phase(15, 32) as i:
-            page = cache.pool_page(i // 5, i % 5)
+            (page,) = cache.place(i // 5, i % 5)
             assert page.ty.dtype == "int64"
             store(target, page, i // 5, i % 5)
 
     run_probe(emit, table, found)
     np.testing.assert_array_equal(found, table)
+
+
+def test_a_page_of_a_ring_is_a_slot_of_the_sequence() -> None:
+    codes, found = np.zeros((3, 4, 2, 8), np.uint16), np.zeros((2, 3, 10), np.int64)
+
+    def emit(codes, target) -> None:
+        cache = Cache(CacheLayout(4, 2, 64, ring=4), None, None, None, {"k_codes": codes})
+        with phase(30, 32) as i:
+            place = cache.place(i // 10, i % 10)
+            for row, index in enumerate(place):
+                assert index.ty.dtype == "int64"
+                store(target, index, row, i // 10, i % 10)
+
+    run_probe(emit, codes, found)
+    np.testing.assert_array_equal(found[0], np.arange(3)[:, None].repeat(10, 1))
+    np.testing.assert_array_equal(found[1], np.arange(10)[None].repeat(3, 0) % 4)
 
 
 @pytest.mark.parametrize(
@@ -59,6 +75,7 @@ def test_a_page_of_the_pool_is_the_entry_of_the_sequence() -> None:
         CacheLayout(4, 2, 64, "tq4", "tq3"),
         CacheLayout(4, 1, 80, "fp16", "tq7", sinks=0, recent=0, page=PAGE),
         CacheLayout(2, 2, 64, "tq1", "fp32", sinks=20, exact_dtype="float16"),
+        CacheLayout(2, 2, 64, "tq1", "fp32", ring=2),
     ],
 )
 def test_the_parameters_are_those_of_the_layout(layout: CacheLayout) -> None:
@@ -79,5 +96,6 @@ def test_the_parameters_are_those_of_the_layout(layout: CacheLayout) -> None:
     for spec in specs:
         buffer = cache.state[spec.name]
         assert str(buffer.dtype) == spec.dtype
-        assert tuple(size.name if isinstance(size, type(batch)) else int(size) for size in buffer.shape) == spec.shape
+        shape = tuple(size.name if isinstance(size, type(batch)) else int(size) for size in buffer.shape)
+        assert shape == tuple("ring" if dim == f"ring{layout.ring}" else dim for dim in spec.shape)
     assert cache.state["tail_k"].shape[0].same_as(batch)

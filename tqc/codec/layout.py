@@ -4,6 +4,9 @@ Three regions hold a sequence. Positions `0 … sinks−1` are the sinks, exact.
 pages of `page` tokens; the older pages are held as codes, the newest `recent … recent + page` tokens exactly, in a ring
 of pages called the tail. Which page is coded follows from the length alone (`coded`), so nothing else is stored.
 
+Coded pages of layers that see every token lie in a pool, where the session's page table says. A layer with a sliding
+window keeps a ring of coded pages for each sequence instead, page p in slot `p mod ring`: older ones are never seen.
+
 Exact tensors put tokens where a vector register wants its lanes: K token-minor, V dim-minor.
 
 Codes are `uint16` units. A code of b bits is cut into planes whose widths are the powers of two in b, the widest first
@@ -15,6 +18,8 @@ significant first, and the units are stored `[unit, token]`; in a V page it hold
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from tqc.errors import TargetError
 
 LANES = 16
 """Tokens or dims that one vector operation of the kernels works on; regions are padded to it."""
@@ -37,9 +42,23 @@ def planes(bits: int) -> tuple[tuple[int, int], ...]:
     return tuple(cut)
 
 
+def ring_pages(window: int, recent: int, page: int) -> int:
+    """How many of the newest coded pages a query with a sliding window of `window` > 0 tokens can see, at least 1.
+
+    The query that looks back farthest is the newest token itself: a later one, or one of a chunk that is not in the
+    cache yet, sees no more. It sees `window` tokens, of which the newest `recent` are never coded. With x = (tokens −
+    recent) / page coded pages and the rest, it sees ⌊x⌋ − ⌊x − (window − recent) / page⌋ ≤ ⌈(window − recent) / page⌉
+    of them. With `recent = 0` the page being filled counts as well: the pages that `window` tokens in a row can touch.
+    """
+    if recent == 0:
+        return (window + page - 2) // page + 1
+    return max(1, -(-(window - recent) // page))
+
+
 @dataclass(frozen=True)
 class TensorSpec:
-    """A state tensor; a dimension is a number or one of the symbols `batch` and `pages`."""
+    """A state tensor; a dimension is a number or a symbol: `batch`, `pages` (of the pool), or `ringN`, the slots of a
+    ring, which are N or, where the longest sequence has fewer pages, that many."""
 
     name: str
     shape: tuple[int | str, ...]
@@ -48,7 +67,10 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class CacheLayout:
-    """Geometry and schemes of one layer's cache. `k` and `v` are scheme names, lengths count tokens."""
+    """Geometry and schemes of one layer's cache. `k` and `v` are scheme names, lengths count tokens.
+
+    `ring`: slots for coded pages that each sequence has, at most; 0: coded pages lie in the pool.
+    """
 
     query_heads: int
     kv_heads: int
@@ -59,6 +81,7 @@ class CacheLayout:
     recent: int = 128
     page: int = 64
     exact_dtype: str = "float32"
+    ring: int = 0
 
     @property
     def group(self) -> int:
@@ -86,6 +109,17 @@ class CacheLayout:
             return after_sinks
         return max(0, after_sinks - self.recent) // self.page * self.page
 
+    def check_window(self, window: int) -> None:
+        """Raises TargetError if a query with this window (0: none) can see pages that the ring has overwritten."""
+        if self.ring and (not window or self.ring < ring_pages(window, self.recent, self.page)):
+            needed = f"at least {ring_pages(window, self.recent, self.page)}" if window else "all pages: no ring"
+            raise TargetError(
+                "the ring of pages is too short for the window",
+                where=f"window {window}, {self.recent} recent tokens, pages of {self.page}",
+                expected=needed,
+                found=f"{self.ring} pages",
+            )
+
     def units(self, scheme: str) -> int:
         """Elements one KV head's page takes in the code tensor of `scheme`."""
         values = self.page * self.head_dim
@@ -104,9 +138,10 @@ class CacheLayout:
             TensorSpec("tail_k", ("batch", heads, self.tail_pages, dim, page), self.exact_dtype),
             TensorSpec("tail_v", ("batch", heads, self.tail_pages, page, dim), self.exact_dtype),
         ]
+        pages: tuple[str, ...] = ("batch", f"ring{self.ring}") if self.ring else ("pages",)
         for side, scheme in (("k", self.k), ("v", self.v)):
             dtype = EXACT_DTYPES.get(scheme, "uint16")
-            specs.append(TensorSpec(f"{side}_codes", ("pages", heads, self.units(scheme)), dtype))
+            specs.append(TensorSpec(f"{side}_codes", (*pages, heads, self.units(scheme)), dtype))
             if code_bits(scheme):
-                specs.append(TensorSpec(f"{side}_scale", ("pages", heads, page), "float16"))
+                specs.append(TensorSpec(f"{side}_scale", (*pages, heads, page), "float16"))
         return tuple(specs)
