@@ -8,7 +8,7 @@ from typing import ClassVar
 import tvm
 from tvm import relax
 
-from tqc.dialect import last_token
+from tqc.dialect import is_op_call, last_token
 
 from .base import KEEP, ModulePass, re_emit
 
@@ -68,6 +68,8 @@ class LastTokenLogits(ModulePass):
 
 def _data_operand(value: relax.Expr, bindings: dict[relax.Var, relax.Expr]) -> relax.Var | None:
     """The one rank-3 operand of a row-wise operation whose other operands are weights or constants."""
+    if is_op_call(value, "matmul_nbits"):
+        return value.args[0] if value.args[0] in bindings and len(value.args[0].ty.shape) == 3 else None
     if not isinstance(value, relax.Call) or getattr(value.op, "name", "") not in _ROW_WISE:
         return None
     data = [arg for arg in value.args if arg in bindings and len(arg.ty.shape) == 3]

@@ -64,7 +64,7 @@ class MatmulPlan:
                 self.users.setdefault(used, []).append(var)
         self.results = set(relax.analysis.free_vars(self.func.body.body))
         self.claimed: set[relax.Var] = set()
-        self.matrices = {var for var in self.func.params[num_input(self.func) :] if _is_matrix(var.ty)}
+        self.matrices = {var for var in self.func.params[num_input(self.func) :] if self._is_stored(var.ty)}
         for var, value in self.values.items():
             if self._is_product(value):
                 self.products.append(Product(var, self._weight(value), tuple(self._epilogue(var))))
@@ -77,6 +77,10 @@ class MatmulPlan:
     def weights(self) -> set[WeightUse]:
         """Every use of a weight by a product."""
         return {product.weight for product in self.products if product.weight}
+
+    def _is_stored(self, ty: Any) -> bool:
+        """Whether a parameter can be a weight of a product."""
+        return _is_matrix(ty)
 
     def _is_product(self, value: Any) -> bool:
         if is_op_call(value, "rotate"):
@@ -121,9 +125,13 @@ class MatmulPlan:
             added = [(e.kind, self.values[e.var].args[e.position]) for e in product.epilogue]
             early = all(kind == "bias" and other not in self.values for kind, other in added)
             if product.weight is not None and early:
-                x, w = self.values[product.var].args
-                groups.setdefault((x, dtype_of(w.ty), dtype_of(product.end.ty)), []).append(product)
+                key = (*self._kernel_key(self.values[product.var]), dtype_of(product.end.ty))
+                groups.setdefault(key, []).append(product)
         return {product.var: group for group in groups.values() if len(group) > 1 for product in group}
+
+    def _kernel_key(self, value: relax.Call) -> tuple:
+        """What products have to have in common for one kernel call."""
+        return value.args[0], dtype_of(value.args[1].ty)
 
     def _find_other_readers(self, weight: relax.Var, taken: dict[relax.Var, WeightUse | None]) -> None:
         def by_product(reader: relax.Var, operand: relax.Var, transposed: bool) -> bool:

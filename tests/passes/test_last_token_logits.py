@@ -33,3 +33,8 @@ def test_the_other_functions_keep_every_row():
     after = LastTokenLogits()(before)
     for name in ("decode", "prefill_all"):
         assert outline(after[name]) == outline(before[name])
+
+
+def test_the_row_is_taken_before_a_quantized_vocabulary_matmul():
+    lines = outline(LastTokenLogits()(AttachCache()(toy_module(quantized_head=True)))["prefill"])
+    assert [line.split(" = ")[1].split("(")[0] for line in lines[-4:-1]] == ["add", "tqc.last_token", "tqc.matmul_nbits"]

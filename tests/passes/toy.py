@@ -3,7 +3,7 @@
 import tvm
 from tvm import relax, tirx
 
-from tqc.dialect import attention, rope
+from tqc.dialect import attention, matmul_nbits, rope
 
 HEADS, KV_HEADS, DIM, HIDDEN, VOCAB = 2, 1, 16, 32, 48
 
@@ -15,6 +15,7 @@ def toy_module(
     softcap: float = 0.0,
     logit_cap: float = 0.0,
     views: bool = False,
+    quantized_head: bool = False,
     sinks: bool = False,
     window: int = 0,
 ) -> tvm.IRModule:
@@ -36,6 +37,9 @@ def toy_module(
     ids, pos = (relax.Var(name, relax.TensorType((batch, seq), "int64")) for name in ("input_ids", "positions"))
     past_k, past_v = (relax.Var(name, relax.TensorType(cache, dtype)) for name in ("past_key_0", "past_value_0"))
     w = {name: relax.Var(name, relax.TensorType(shape, dtype)) for name, shape in shapes.items()}
+    if quantized_head:
+        w["lm_head"] = relax.Var("lm_head", relax.TensorType((VOCAB, 1, HIDDEN // 2), "uint8"))
+        w["lm_scales"] = relax.Var("lm_scales", relax.TensorType((VOCAB, 1), dtype))
     inv_freq = relax.const([10000.0 ** (-i / 8) for i in range(8)], "float32")
     op = relax.op
     bb = relax.BlockBuilder()
@@ -63,7 +67,11 @@ def toy_module(
                 y = bb.emit(op.reshape(y, (batch, HEADS, seq, DIM)))
             merged = bb.emit(op.reshape(bb.emit(op.permute_dims(y, [0, 2, 1, 3])), (batch, seq, HEADS * DIM)))
             x = bb.emit(op.add(x, bb.emit(op.matmul(merged, w["wo"]))))
-            logits = bb.emit(op.matmul(x, w["lm_head"]))
+            if quantized_head:
+                head = matmul_nbits(x, w["lm_head"], w["lm_scales"], bits=4, block=32, k=HIDDEN, n=VOCAB)
+            else:
+                head = op.matmul(x, w["lm_head"])
+            logits = bb.emit(head)
             if logit_cap:
                 cap = relax.const(logit_cap, dtype)
                 logits = bb.emit(op.multiply(bb.emit(op.tanh(bb.emit(op.divide(logits, cap)))), cap))

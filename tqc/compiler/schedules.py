@@ -31,6 +31,7 @@ def backend(target: Target, weights: MutableMapping[str, Any]) -> Backend:
 
 
 def _cpu(target: Target, weights: MutableMapping[str, Any]) -> Backend:
+    from tqc.passes.layout_nbits import LayoutNbits
     from tqc.passes.layout_weights import LayoutWeights
     from tqc.passes.schedule_cpu import ScheduleCpu
     from tqc.passes.share_tied_weights import ShareTiedWeights
@@ -38,6 +39,7 @@ def _cpu(target: Target, weights: MutableMapping[str, Any]) -> Backend:
     from tqc.schedules.cpu_config import cpu_config
     from tqc.schedules.cpu_decode import make_decode
     from tqc.schedules.cpu_matmul import MatmulConfig
+    from tqc.schedules.cpu_nbits import nbits_config
     from tqc.schedules.cpu_norm import make_rms_norm
     from tqc.schedules.cpu_prefill import make_prefill
     from tqc.schedules.cpu_rope import make_rope
@@ -67,6 +69,7 @@ def _cpu(target: Target, weights: MutableMapping[str, Any]) -> Backend:
             config=asdict(config),
         ),
         layout_weights=[
+            LayoutNbits(nbits_config(target.tvm_target()), weights),
             LayoutWeights(config=MatmulConfig.for_target(target.tvm_target()), weights=weights),
             ShareTiedWeights(weights),
         ],

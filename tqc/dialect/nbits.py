@@ -49,7 +49,7 @@ def _infer_gather(call: relax.Call) -> relax.TensorType:
     return relax.TensorType([*indices.shape, width], dtype_of(call.args[2].ty))
 
 
-def _number(packed: te.Tensor, row, column, bits: int):
+def number(packed: te.Tensor, row, column, bits: int):
     """Number `column` of a row of blocks, or of a matrix of packed zero points."""
     per_byte = 8 // bits
     if len(packed.shape) == 3:
@@ -68,11 +68,11 @@ def element(packed: te.Tensor, scales: te.Tensor, zero_points: te.Tensor | None,
     if zero_points is None:
         zero = tirx.const(nbits.centre(bits), "float32")
     elif str(zero_points.dtype) == "uint8":
-        zero = _number(zero_points, row, column // block, bits).astype("float32")
+        zero = number(zero_points, row, column // block, bits).astype("float32")
     else:
         zero = zero_points[row, column // block].astype("float32")
-    number = _number(packed, row, column, bits).astype("float32")
-    return (number - zero) * scales[row, column // block].astype("float32")
+    value = number(packed, row, column, bits).astype("float32")
+    return (value - zero) * scales[row, column // block].astype("float32")
 
 
 def _legalize_matmul(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
