@@ -24,7 +24,7 @@ def test_an_artifact_holds_what_it_was_given(tmp_path, make):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "tokenizer.json").write_text("{}")
     (tmp_path / "model" / "notes.txt").write_text("not copied")
-    out = make(tmp_path / "m.tqc", tokenizer_dir=tmp_path / "model")
+    out = make(tmp_path / "m.tqc", companions={"tokenizer.json": tmp_path / "model" / "tokenizer.json"})
     manifest = verify(out)
     assert set(contents(out)) == {"manifest.json", "params.safetensors", make.library, "tokenizer.json"}
     assert {name: entry.size for name, entry in manifest.files.items()} == {

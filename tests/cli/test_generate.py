@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
 
 
@@ -54,8 +57,8 @@ def test_compare(tqc, artifact, tmp_path, fake, sum_library, tokenizer_dir, expe
     assert "sum.tqc" in done.out
     assert "other.tqc" in done.out
     assert "agree on 8 of 8 tokens (100.0 %)" in " ".join(done.out.split())
-    json = tqc("generate", artifact, "-p", "w1 w2 w3", "-n", 8, "--compare", other, "--json").json
-    assert json["agreement"] == {"same_prefix": 8, "compared": 8, "matching": 8}
+    found = tqc("generate", artifact, "-p", "w1 w2 w3", "-n", 8, "--compare", other, "--json").json
+    assert found["agreement"] == {"same_prefix": 8, "compared": 8, "matching": 8}
 
 
 def test_compare_with_itself(tqc, artifact):
@@ -95,3 +98,34 @@ def test_refusals(tqc, artifact, options, message):
     assert done.status == 1
     assert message in done.err
     assert "Traceback" not in done.err
+
+
+@pytest.fixture
+def sampled(tmp_path, fake, sum_library, tokenizer_dir):
+    """An artifact whose settings draw tokens and name the token that starts a text."""
+    folder = tmp_path / "settings"
+    shutil.copytree(tokenizer_dir, folder)
+    settings = {"do_sample": True, "temperature": 100.0, "top_k": 9, "bos_token_id": 3, "eos_token_id": 30}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    return fake.write_fake(tmp_path / "sampled.tqc", sum_library, folder)
+
+
+def _tokens(tqc, *words):
+    return tqc("generate", *words, "-n", 8, "--json").json["runs"][0]["tokens"]
+
+
+def test_sample_draws_as_the_settings_say(tqc, sampled, expected):
+    same = _tokens(tqc, sampled, "-p", "w1 w2 w3", "--temperature", 100, "--top-k", 9)
+    assert _tokens(tqc, sampled, "-p", "w1 w2 w3", "--sample") == same != expected
+    assert _tokens(tqc, sampled, "-p", "w1 w2 w3") == expected
+    assert _tokens(tqc, sampled, "-p", "w1 w2 w3", "--sample", "--top-k", 1) == expected
+
+
+def test_sample_needs_settings(tqc, artifact):
+    done = tqc("generate", artifact, "-p", "w1", "--sample")
+    assert done.status == 1
+    assert "do not say how to draw tokens" in done.err
+
+
+def test_an_empty_prompt_is_the_start_of_a_text(tqc, sampled, fake):
+    assert _tokens(tqc, sampled, "-p", "") == continuation(fake, [3], 8)

@@ -24,6 +24,7 @@ from tqc.artifact import (
     StateTensor,
     write_artifact,
 )
+from tqc.artifact.companions import companions
 from tqc.artifact.versions import installed
 from tqc.codec.layout import CacheLayout
 
@@ -174,7 +175,7 @@ def write_fake(out: Path, library: Path, tokenizer_dir: Path | None = None, **ch
         manifest=make_manifest(**changes),
         libraries={LIBRARY: library},
         params=[Param("weight", weight.shape, "float32", lambda: weight)],
-        tokenizer_dir=tokenizer_dir,
+        companions=companions(tokenizer_dir / "model.onnx") if tokenizer_dir else None,
     )
 
 

@@ -58,7 +58,9 @@ def test_files_the_manifest_does_not_list_are_not_read(make, tmp_path):
     [
         ({"generation_config.json": {"eos_token_id": 7}, "config.json": {"eos_token_id": 8}}, {7}),
         ({"generation_config.json": {}, "config.json": {"eos_token_id": [8, 9]}}, {8, 9}),
+        ({"genai_config.json": {"model": {"eos_token_id": [3, 4]}}, "config.json": {"eos_token_id": 8}}, {3, 4}),
         ({"tokenizer_config.json": {"eos_token": "<end>"}}, {257}),
+        ({"special_tokens_map.json": {"eos_token": "<end>"}}, {257}),
         ({"tokenizer_config.json": {"eos_token": {"content": "<end>"}}}, {257}),
         ({"tokenizer_config.json": {"eos_token": "unknown"}}, set()),
         ({}, set()),
@@ -83,6 +85,18 @@ def test_chat(make):
 def test_chat_template_inside_the_configuration(make):
     tokenizer = make(**{"tokenizer_config.json": json.dumps({"chat_template": TEMPLATE})})
     assert tokenizer.chat("hi")[0] == 256
+
+
+def test_chat_template_as_json(make):
+    tokenizer = make(**{"chat_template.json": json.dumps({"chat_template": TEMPLATE})})
+    assert tokenizer.chat("hi") == [256, *tokenizer.encode("hi"), *tokenizer.encode(">")]
+
+
+def test_a_template_may_break_off_loops_and_refuse(make):
+    template = "{% for m in messages * 2 %}{{ m.content }}{% break %}{% endfor %}"
+    assert make(**{"chat_template.jinja": template}).chat("hi") == make().encode("hi")
+    with pytest.raises(SessionError, match="only the system speaks"):
+        make(**{"chat_template.jinja": "{{ raise_exception('only the system speaks') }}"}).chat("hi")
 
 
 def test_a_template_cannot_reach_outside(make):

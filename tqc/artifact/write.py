@@ -19,16 +19,6 @@ from ..errors import ArtifactError
 from .manifest import MANIFEST, PARAMS, FileEntry, Manifest
 from .params import Param, write_params
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "config.json",
-    "generation_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-)
-"""Copied into the artifact when they lie beside the model."""
-
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -38,14 +28,14 @@ def write_artifact(
     manifest: Manifest,
     libraries: Mapping[str, str | Path | Callable[[Path], object]],
     params: Sequence[Param],
-    tokenizer_dir: str | Path | None = None,
+    companions: Mapping[str, Path] | None = None,
     force: bool = False,
 ) -> Path:
     """Writes the artifact directory `out_dir` and returns its path.
 
     `manifest` has no `files` yet. `libraries` gives for every file name in `manifest.libraries` a file to copy or a
     function that writes the library to the path it is given. `params` are written in an order of their own; the names
-    must be those of `manifest.params`.
+    must be those of `manifest.params`. `companions` (see `companions.companions`) are copied.
 
     Raises ArtifactError when `out_dir` exists and `force` is not set, when it exists and is not an artifact, when the
     inputs contradict the manifest, or when the disk is full. Errors of `libraries` and `params` pass through.
@@ -59,8 +49,8 @@ def write_artifact(
         for name, library in libraries.items():
             files[name] = _write_library(folder / name, library)
         files[PARAMS] = _write_params(folder / PARAMS, params)
-        for source in _tokenizer_files(tokenizer_dir):
-            files[source.name] = _copy(source, folder / source.name)
+        for name, source in (companions or {}).items():
+            files[name] = _copy(source, folder / name)
         complete = Manifest.model_validate(
             {**dict(manifest), "files": {name: files[name] for name in sorted(files)}, "manifest_sha256": ""}
         )
@@ -159,11 +149,6 @@ def _write_params(path: Path, params: Sequence[Param]) -> FileEntry:
         file.flush()
         os.fsync(file.fileno())
     return FileEntry(size=size, sha256=digest.hexdigest())
-
-
-def _tokenizer_files(folder: str | Path | None) -> Iterator[Path]:
-    if folder is not None:
-        yield from (path for name in TOKENIZER_FILES if (path := Path(folder) / name).is_file())
 
 
 def _copy(source: Path, path: Path) -> FileEntry:

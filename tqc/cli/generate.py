@@ -16,9 +16,12 @@ def generate(
     artifact: Annotated[Path, typer.Argument(help="The artifact's directory.")],
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="The text to continue.")],
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "-n", help="Tokens to generate, at most.")] = 64,
-    temperature: Annotated[float, typer.Option(help="0 takes the most probable token.")] = 0.0,
+    temperature: Annotated[
+        float | None, typer.Option(help="0, as it is by default, takes the most probable token.")
+    ] = None,
     top_k: Annotated[int | None, typer.Option(help="Draw from the k most probable tokens.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Draw from the tokens that make up this probability.")] = None,
+    sample: Annotated[bool, typer.Option("--sample", help="Draw tokens the way the model's own settings say.")] = False,
     seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
     chat: Annotated[bool, typer.Option("--chat", help="Put the prompt into the model's chat template.")] = False,
     compare: Annotated[Path | None, typer.Option(help="Another artifact to run beside it.")] = None,
@@ -32,14 +35,19 @@ def generate(
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
     """Generate text and report speed and memory."""
+    from dataclasses import astuple
+
+    from ..artifact.settings import Search
     from .generation import Request, agreement, open_model, run
 
-    request = Request(prompt, max_new_tokens, temperature, top_k, top_p, seed, chat)
     models = []
     places = [(artifact, device)] + ([] if compare is None else [(compare, compare_device or device)])
     for path, place in places:
         with status(f"loading {path.name}"):
             models.append(open_model(path, place, max_context))
+    search = models[0].search() if sample else Search()
+    search = Search(*(b if a is None else a for a, b in zip((temperature, top_k, top_p), astuple(search), strict=True)))
+    request = Request(prompt, max_new_tokens, search.temperature, search.top_k, search.top_p, seed, chat)
     runs = []
     for model in models:
         if not json and compare is not None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ..artifact.settings import Search
 from ..artifact.summary import exact_bytes, page_bytes
 from ..errors import SessionError
 from ..runtime.kv_bytes import KvBytes
@@ -35,7 +36,22 @@ class Model:
     tokenizer: TextTokenizer
 
     def encode(self, request: Request) -> list[int]:
-        return self.tokenizer.chat(request.prompt) if request.chat else self.tokenizer.encode(request.prompt)
+        """Token ids of the prompt; an empty one is the token that starts a text, where the model has one."""
+        ids = self.tokenizer.chat(request.prompt) if request.chat else self.tokenizer.encode(request.prompt)
+        start = self.tokenizer.settings.bos_id
+        return [start] if not ids and start is not None else ids
+
+    def search(self) -> Search:
+        """How the model's authors draw tokens. Raises SessionError when the artifact's settings do not say."""
+        found = self.tokenizer.settings.search
+        if not found.temperature:
+            raise SessionError(
+                "The artifact's settings do not say how to draw tokens",
+                where=self.session.path.name,
+                expected="do_sample, temperature, top_k or top_p in generation_config.json or genai_config.json",
+                hint="leave --sample out, or pass --temperature",
+            )
+        return found
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tqc.artifact.companions import companions
 from tqc.errors import FrontendError
 from tqc.frontend.interface import TOKENS, Interface
 from tqc.frontend.load import DTYPES, LoadedModel, load
@@ -52,8 +53,8 @@ def measure_key_means(
     at a time. Raises FrontendError if the text is too short, the tokenizer is damaged
     or another model's, onnxruntime cannot run the model, or the keys are not finite.
     """
-    tokenizer_file = model.parent / "tokenizer.json"
-    if not tokenizer_file.is_file():
+    tokenizer_file = companions(model).get("tokenizer.json")
+    if tokenizer_file is None:
         return None
     from tokenizers import Tokenizer
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tqc.artifact import Param, check_output, write_artifact
+from tqc.artifact.companions import companions
 from tqc.codec import scheme
 from tqc.codec.layout import code_bits
 from tqc.codegen.target import parse_targets
@@ -20,7 +21,7 @@ from tqc.passes.pipeline import Dump, cache_passes, run
 
 from .build import build
 from .calibrate import KeyMeans, built_in_text, measure_key_means
-from .manifest import check_context, describe, library_name
+from .manifest import check_context, describe, library_name, model_settings
 from .options import CompileOptions
 
 
@@ -34,10 +35,12 @@ def compile_model(options: CompileOptions) -> Path:
     check_output(options.output, options.force)
     targets = parse_targets(options.target, options.arch)
     schemes = scheme.parse(options.kv)
-    check_context(options)
+    settings = model_settings(options.model)
+    max_context = check_context(options, settings)
 
     progress("reading the model", 0.0)
     imported = import_model(options.model)
+    settings.check(imported.vocab_size, FrontendError)
     progress("measuring key means", 0.15)
     means = _key_means(options, imported, schemes[0])
     weights: dict[str, Weight] = dict(imported.weights)
@@ -72,7 +75,7 @@ def compile_model(options: CompileOptions) -> Path:
         raise ArtifactError("The targets want different weight layouts", hint="compile them into separate artifacts")
 
     progress("writing the artifact", 0.85)
-    manifest = describe(options, imported, shared["decode"], [b for b, _ in builts], means)
+    manifest = describe(options, imported, shared["decode"], [b for b, _ in builts], means, max_context)
     out = write_artifact(
         options.output,
         manifest=manifest,
@@ -80,7 +83,7 @@ def compile_model(options: CompileOptions) -> Path:
         params=[
             Param(name, final[name].shape, final[name].dtype, partial(slabs, final[name])) for name in built.params
         ],
-        tokenizer_dir=options.model.parent,
+        companions=companions(options.model),
         force=options.force,
     )
     progress("done", 1.0)

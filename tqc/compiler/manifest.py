@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +22,8 @@ from tqc.artifact import (
     StateTensor,
     command_line,
 )
+from tqc.artifact.companions import companions
+from tqc.artifact.settings import Settings, read_settings
 from tqc.codec import rotation
 from tqc.codec.layout import CacheLayout, code_bits
 from tqc.codec.lloyd_max import codebook
@@ -36,7 +37,7 @@ from .calibrate import KeyMeans
 from .options import CompileOptions
 
 DEFAULT_CONTEXT = 8192
-"""Tokens of context when neither the options nor the model's config say."""
+"""Tokens of context when neither the options nor the files beside the model say."""
 
 PAGE_ORDER = (
     "codes: uint16 units in bit planes, widest first, K [unit, token], V [unit, dim]; "
@@ -58,6 +59,7 @@ def describe(
     decode: relax.Function,
     builts: Sequence[Built],
     means: KeyMeans | None,
+    max_context: int,
 ) -> Manifest:
     """The manifest of a compilation; `decode` is that function before it was lowered to kernels."""
     layouts = cache_layouts(decode)
@@ -104,7 +106,7 @@ def describe(
         ),
         digests=_digests(list(layouts.values())),
         vocab_size=imported.vocab_size,
-        max_context=check_context(options),
+        max_context=max_context,
         functions=FUNCTIONS,
         params=builts[0].params,
         kernels=tuple(
@@ -141,29 +143,28 @@ def values_rotated_at_run_time(decode: relax.Function) -> set[int]:
     return layers
 
 
-_CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "seq_length")
+def model_settings(model: Path) -> Settings:
+    """What the files beside the model say. Raises FrontendError for those that cannot be read."""
+    files = companions(model)
+
+    def read(name: str) -> str | None:
+        try:
+            return files[name].read_text(encoding="utf-8") if name in files else None
+        except (OSError, UnicodeDecodeError) as error:
+            raise FrontendError(
+                "A file beside the model cannot be read", where=str(files[name]), found=str(error)
+            ) from error
+
+    return read_settings(read, FrontendError)
 
 
-def model_context(model: Path) -> int | None:
-    """The longest sequence that the config.json beside the model names, if there is one."""
-    config = model.parent / "config.json"
-    if not config.is_file():
-        return None
-    try:
-        fields = dict(json.loads(config.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, TypeError, ValueError) as error:
-        raise FrontendError("the model's config.json cannot be read", where=str(config), found=str(error)) from error
-    named = [fields[key] for key in _CONTEXT_KEYS if isinstance(fields.get(key), int) and fields[key] > 0]
-    return named[0] if named else None
-
-
-def check_context(options: CompileOptions) -> int:
+def check_context(options: CompileOptions, settings: Settings) -> int:
     """The artifact's longest sequence. Raises PassError if more is asked for than the model has positions."""
-    limit = model_context(options.model)
+    limit = settings.context
     if options.max_context and limit and options.max_context > limit:
         raise PassError(
             "--max-context is more than the model was made for",
-            expected=f"at most {limit}, as its config.json says",
+            expected=f"at most {limit}, as the settings beside it say",
             found=str(options.max_context),
         )
     return options.max_context or limit or DEFAULT_CONTEXT

@@ -23,7 +23,7 @@ class CompileOptions:
     """Everything `tqc compile` can be told; lengths count tokens.
 
     `model` is an ONNX file, `output` the artifact's directory. `kv` follows the grammar of `tqc.codec.scheme`.
-    `max_context` defaults to the model's own limit in `config.json`, or 8192. `calibrate` is a text file whose key
+    `max_context` defaults to the limit in the files beside the model, or 8192. `calibrate` is a text file whose key
     means centre the keys, in place of the built-in text; `centre` False centres nothing, and neither is done for exact
     keys. `fold` False leaves the value rotation to run time. `dump_dir` receives the IR after every pass. Raises
     CodecError for an unknown scheme, PassError for numbers out of range and for a text that would not be used.

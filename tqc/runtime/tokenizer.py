@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
 from ..artifact.manifest import Manifest
+from ..artifact.settings import Settings, read_settings
 from ..errors import ArtifactError, SessionError
 
 UNFINISHED = "\ufffd"
@@ -48,7 +49,7 @@ class TextTokenizer:
 
         Raises SessionError when the artifact has no chat template or Jinja2 is not installed.
         """
-        template = self._template()
+        template = self.settings.chat_template
         if template is None:
             raise SessionError("The artifact has no chat template", where=str(self._folder), hint="leave --chat out")
         try:
@@ -56,26 +57,35 @@ class TextTokenizer:
             from jinja2.sandbox import ImmutableSandboxedEnvironment
         except ImportError as error:
             raise SessionError("Chat templates need Jinja2", hint="pip install jinja2") from error
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        settings = self._json("tokenizer_config.json")
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
+
+        def refuse(message: str) -> None:
+            raise TemplateError(message)
+
         try:
             text = environment.from_string(template).render(
                 messages=[{"role": "user", "content": message}],
                 add_generation_prompt=True,
-                **{name: _token_text(settings.get(name)) for name in ("bos_token", "eos_token")},
+                raise_exception=refuse,
+                **{"bos_token": "", "eos_token": "", **self.settings.tokens},
             )
         except TemplateError as error:
             raise SessionError("The chat template cannot be used", found=str(error), hint="leave --chat out") from error
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
+    @cached_property
+    def settings(self) -> Settings:
+        """What the artifact's files say about the model's use. Raises ArtifactError for files that are damaged."""
+        return read_settings(self._text)
+
     @property
     def stop_ids(self) -> frozenset[int]:
-        """Ids that end a text, from the generation settings, else the model's, else the tokenizer's."""
-        for name in ("generation_config.json", "config.json"):
-            ids = self._json(name).get("eos_token_id")
-            if ids is not None:
-                return frozenset(ids if isinstance(ids, list) else [ids])
-        token = self._tokenizer.token_to_id(_token_text(self._json("tokenizer_config.json").get("eos_token")))
+        """Ids that end a text: those the settings name, else the tokenizer's own `eos_token`."""
+        if self.settings.eos_ids:
+            return frozenset(self.settings.eos_ids)
+        token = self._tokenizer.token_to_id(self.settings.tokens.get("eos_token", ""))
         return frozenset() if token is None else frozenset([token])
 
     def stream(self, ids: Iterable[int]) -> Iterator[str]:
@@ -94,27 +104,6 @@ class TextTokenizer:
         if len(now) > len(before):
             yield now[len(before) :]
 
-    def _template(self) -> str | None:
-        if "chat_template.jinja" in self._files:
-            return self._text("chat_template.jinja")
-        template = self._json("tokenizer_config.json").get("chat_template")
-        return template if isinstance(template, str) else None
-
-    def _text(self, name: str) -> str:
-        return (self._folder / name).read_text(encoding="utf-8")
-
-    def _json(self, name: str) -> dict:
-        if name not in self._files:
-            return {}
-        try:
-            value = json.loads(self._text(name))
-        except ValueError as error:
-            raise ArtifactError("A tokenizer file is not JSON", where=name, found=str(error)) from error
-        return value if isinstance(value, dict) else {}
-
-
-def _token_text(token: object) -> str:
-    """Special tokens are stored as text or as an object with the text in `content`."""
-    if isinstance(token, dict):
-        token = token.get("content")
-    return token if isinstance(token, str) else ""
+    def _text(self, name: str) -> str | None:
+        """A file's text, None for one that the manifest does not list."""
+        return (self._folder / name).read_text(encoding="utf-8") if name in self._files else None
