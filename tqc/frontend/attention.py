@@ -190,18 +190,13 @@ def _verify_operand(facts: Facts, tensor: str, past_name: str, heads: int, facto
         raise _Mismatch("its KV heads are not repeated over consecutive query heads")
 
 
-def find(facts: Facts, interface: Interface) -> list[Match]:
-    """The attention of every layer, in layer order.
-
-    Raises FrontendError if there is none, if a Softmax does not belong to one that is fully understood, or if a layer
-    has none or two.
-    """
+def attempts(facts: Facts, interface: Interface) -> tuple[dict[int, Match], list[str]]:
+    """Layer → its attention, and for every Softmax that belongs to none that is understood what stopped it."""
     matches: dict[int, Match] = {}
-    softmaxes = [node for node in facts.graph.nodes if node.kind == "Softmax" and facts.is_data(node.outputs[0])]
-    if not softmaxes:
-        raise FrontendError("No attention found.", expected="a Softmax per layer", found="no Softmax in the graph")
     failures = []
-    for node in softmaxes:
+    for node in facts.graph.nodes:
+        if node.kind != "Softmax" or not facts.is_data(node.outputs[0]):
+            continue
         try:
             match = _match(facts, node, interface)
         except _Mismatch as reason:
@@ -210,6 +205,18 @@ def find(facts: Facts, interface: Interface) -> list[Match]:
         if match.layer in matches:
             failures.append(f"{node.label}: layer {match.layer} has another attention already")
         matches[match.layer] = match
+    return matches, failures
+
+
+def find(facts: Facts, interface: Interface) -> list[Match]:
+    """The attention of every layer, in layer order.
+
+    Raises FrontendError if there is none, if a Softmax does not belong to one that is fully understood, or if a layer
+    has none or two.
+    """
+    matches, failures = attempts(facts, interface)
+    if not matches and not failures:
+        raise FrontendError("No attention found.", expected="a Softmax per layer", found="no Softmax in the graph")
     if failures:
         raise FrontendError("Attention that is not understood.", found="; ".join(failures))
     if missing := sorted(set(range(len(interface.layers))) - set(matches)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from .interface import Interface, bind
 from .masks import UnknownMask, classify, settings
 from .norms import fuse_norms
 from .probe import Probe
+from .rope_form import RopeForm, rope_form
 from .rotary import angle_tensors, fuse_rotary
 
 DOMAIN = "tqc"
@@ -26,7 +27,11 @@ DOMAIN = "tqc"
 
 @dataclass(frozen=True)
 class LayerInfo:
-    """What was recognised of one layer; `node` is the ONNX Softmax it was found at."""
+    """What was recognised of one layer; `node` is the ONNX Softmax it was found at.
+
+    `past` and `present` name the graph's inputs and outputs for its keys and values; `rope` is how queries are rotated,
+    None where positions are no rotation that was recognised.
+    """
 
     layer: int
     query_heads: int
@@ -37,6 +42,14 @@ class LayerInfo:
     window: int
     node: str
     sinks: bool = False
+    past: tuple[str, str] = ("", "")
+    present: tuple[str, str] = ("", "")
+    rope: RopeForm | None = None
+
+    @property
+    def mask(self) -> str:
+        """What the mask was recognised as."""
+        return f"causal, window {self.window}" if self.window else "causal"
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +80,7 @@ def refuse_unsupported(graph: Graph, sources: dict[str, Source], supported: Coll
     _refuse([n for n in graph.nodes if n.kind not in known and (n.domain or Source.DATA in sources[n.outputs[0]])])
 
 
-def _windows(facts: Facts, matches: list[Match]) -> list[int]:
+def windows_of(facts: Facts, matches: list[Match]) -> list[int]:
     """The window of each layer's mask."""
     graph = facts.graph
     names = {mask for match in matches for mask in match.masks}
@@ -89,7 +102,25 @@ def _windows(facts: Facts, matches: list[Match]) -> list[int]:
         ) from None
 
 
-def _attend(graph: Graph, interface: Interface, match: Match, window: int) -> LayerInfo:
+def layer_info(interface: Interface, match: Match, window: int) -> LayerInfo:
+    """What a match says of its layer, but for the rotation of its queries."""
+    cache = interface.layers[match.layer]
+    return LayerInfo(
+        match.layer,
+        match.query_heads,
+        cache.kv_heads,
+        cache.head_dim,
+        match.scale,
+        match.softcap,
+        window,
+        match.softmax.name,
+        bool(match.sinks),
+        (cache.past_key, cache.past_value),
+        (cache.present_key, cache.present_value),
+    )
+
+
+def _attend(graph: Graph, interface: Interface, match: Match, window: int) -> None:
     cache = interface.layers[match.layer]
 
     def cast(tensor: str, dtype: str, result: str) -> str:
@@ -116,17 +147,6 @@ def _attend(graph: Graph, interface: Interface, match: Match, window: int) -> La
     if wanted != cache.dtype:
         graph.types[y] = cache.dtype
         cast(y, wanted, match.y)
-    return LayerInfo(
-        match.layer,
-        match.query_heads,
-        cache.kv_heads,
-        cache.head_dim,
-        match.scale,
-        match.softcap,
-        window,
-        match.softmax.name,
-        bool(match.sinks),
-    )
 
 
 def _sinks(graph: Graph, match: Match) -> list[str]:
@@ -151,8 +171,9 @@ def canonicalise(graph: Graph, supported: Collection[str]) -> Canonical:
     refuse_unsupported(graph, sources, supported)
     facts = observe(graph, sources, products(graph) | angle_tensors(graph, sources))
     matches = find(facts, interface)
-    windows = _windows(facts, matches)
-    layers = tuple(_attend(graph, interface, m, w) for m, w in zip(matches, windows, strict=True))
+    windows = windows_of(facts, matches)
+    for match, window in zip(matches, windows, strict=True):
+        _attend(graph, interface, match, window)
     fuse_norms(facts)
     fuse_rotary(facts)
     graph.prune()
@@ -164,4 +185,7 @@ def canonicalise(graph: Graph, supported: Collection[str]) -> Canonical:
             hint="Export with a position_ids input.",
         )
     _refuse([node for node in graph.nodes if node.kind not in supported])
-    return Canonical(graph, interface, layers)
+    layers = [layer_info(interface, match, window) for match, window in zip(matches, windows, strict=True)]
+    attentions = {node.attrs["layer"]: node for node in graph.nodes if node.kind == f"{DOMAIN}::Attention"}
+    ropes = [rope_form(graph, attentions[layer.layer].inputs[0]) for layer in layers]
+    return Canonical(graph, interface, tuple(replace(a, rope=b) for a, b in zip(layers, ropes, strict=True)))

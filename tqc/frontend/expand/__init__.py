@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tqc.errors import FrontendError
 from tqc.frontend.graph import Graph, Node
 
 from . import activations, nbits, norms
@@ -19,16 +20,21 @@ EXPANDERS: dict[str, Expander] = {
 """Kind of a node → what replaces it."""
 
 
-def expand(graph: Graph) -> None:
+def expand(graph: Graph, refused: list[FrontendError] | None = None) -> None:
     """Rewrites `graph` in place, node by node, in time linear in the graph.
 
-    Raises FrontendError, naming the node, for options and operands that are not supported.
+    Raises FrontendError, naming the node, for options and operands that are not supported; with a list `refused`, the
+    error is added to it and the node stays.
     """
     expansion = Expansion(graph)
     for node in graph.nodes:
-        if expander := EXPANDERS.get(node.kind):
-            expansion.begin(node)
+        expander = EXPANDERS.get(node.kind, Expansion.keep)
+        expansion.begin(node)
+        try:
             expander(expansion, node)
-        else:
+        except FrontendError as error:
+            if refused is None:
+                raise
+            refused.append(error)
             expansion.keep(node)
     graph.replace(expansion.nodes)
