@@ -6,6 +6,7 @@ import pytest
 
 from tqc.errors import FrontendError
 from tqc.frontend.build import build
+from tqc.frontend.graph import Node
 from tqc.frontend.load import load
 from tqc.frontend.probe import Probe, feed
 from tqc.frontend.setting import Setting
@@ -58,6 +59,15 @@ def test_weights_outside_products_are_zeros_of_their_shape(decoder, tmp_path):
     seen = Probe(graph, {"table"}, {"logits", "gemm"}).run(Setting(2, 3, 1))
     assert not seen.values["table"].any()
     assert seen.shapes == {"logits": (2, 3, 40), "gemm": (40, 7)}
+
+
+@pytest.mark.parametrize("op", ["Gelu", "LayerNormalization"])
+def test_operations_that_are_newer_than_the_graph(decoder, tmp_path, op):
+    graph = _graph(decoder(), tmp_path)
+    graph.define(Node(op, ["logits"], ["wrapped"]))
+    graph.outputs["logits"], graph.opset = "wrapped", 14
+    graph.prune()
+    assert Probe(graph, set(), {"wrapped"}).run(Setting(1, 2, 3)).shapes["wrapped"] == (1, 2, 40)
 
 
 def test_padding_and_positions():

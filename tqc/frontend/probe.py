@@ -100,8 +100,11 @@ _STAND_INS: dict[str, Callable[[_Cut, Node], None]] = {
     "tqc::GatherNBits": lambda cut, node: cut.rows(
         node.inputs[1], node.attrs["width"], cut.graph.types[node.outputs[0]], node.outputs[0]
     ),
+    "Gelu": lambda cut, node: cut.copy(node),
+    "LayerNormalization": lambda cut, node: cut.copy(node),
 }
-"""The dialect's operations, which onnxruntime does not know: something of the right shape."""
+"""Something of the right shape for operations that onnxruntime does not know: the dialect's, and those of newer opsets
+than the graph's that composites expand into."""
 
 
 def _proto(node: Node) -> onnx.NodeProto:
