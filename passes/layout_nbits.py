@@ -100,7 +100,7 @@ class LayoutNbits(ModulePass):
     """
 
     name: ClassVar[str] = "layout-nbits"
-    config: MatmulConfig = field(default_factory=lambda: MatmulConfig(registers=12), repr=False)
+    config: MatmulConfig = field(default_factory=lambda: MatmulConfig(registers=8, rows=8), repr=False)
     weights: MutableMapping[str, Any] = field(default_factory=dict, repr=False)
 
     def apply(self, mod: tvm.IRModule) -> tvm.IRModule:

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 import numpy as np
 from tvm import tirx
 from tvm.ir import Expr
-from tvm.script.ir_builder import IRBuilder
 from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
@@ -31,7 +30,8 @@ CHAINS = 8  # independent sums: a fused multiply-add takes 4 cycles, and two sta
 def nbits_config(target: Target) -> MatmulConfig:
     """The tile for a target's vector unit; a cell takes two registers, the sum of its block and that of all blocks."""
     lanes = MatmulConfig.for_target(target).lanes
-    return MatmulConfig(lanes, **({"registers": 12, "rows": 12} if lanes == 16 else {"registers": 6, "rows": 6}))
+    cells = 8 if lanes == 16 else 6
+    return MatmulConfig(lanes, registers=cells, rows=cells, tiles=96 // cells)
 
 
 def pack_words(packed: np.ndarray, bits: int, columns: int = COLUMNS) -> np.ndarray:
@@ -105,7 +105,7 @@ def make_matmul_nbits(
         bias=bias,
         residual=residual,
         leading=leading,
-        config=config or MatmulConfig(registers=12),
+        config=config or MatmulConfig(registers=8, rows=8),
     )
 
 
@@ -151,7 +151,9 @@ class _Kernel(RowTiles):
         for i, c in cells:
             self.store(out, acc[i, c], j, first + i, left + c)
 
-    def _word(self, out: Product, part: dict, zeros: dict, j, first, b, g, numbers: int, left: int, chains: int) -> None:
+    def _word(
+        self, out: Product, part: dict, zeros: dict, j, first, b, g, numbers: int, left: int, chains: int
+    ) -> None:
         """Adds what word g of block b holds, `numbers` of them, to the chains of the block's sum."""
         lanes, every = self.config.lanes, at(0, self.config.lanes)
         column = sorted({c for _, c, _ in part})

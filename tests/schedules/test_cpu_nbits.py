@@ -1,5 +1,7 @@
 """The block-quantized matmul against NumPy: every width, bits, zero points, ragged rows, columns and blocks."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tvm
@@ -13,7 +15,7 @@ from tqc.schedules.cpu_nbits import make_matmul_nbits, nbits_config, pack_blocks
 from tqc.schedules.cpu_tiles import MatmulConfig
 
 RNG = np.random.default_rng(0)
-SMALL = MatmulConfig(lanes=16, registers=12, rows=3)  # compiles fast
+SMALL = MatmulConfig(lanes=16, registers=8, rows=3)  # compiles fast
 
 
 def compile_for(func, mcpu="x86-64-v4"):
@@ -59,17 +61,41 @@ def test_missing_columns_are_filled_up():
     assert blocks.sum() == 66
 
 
-@pytest.mark.parametrize("mcpu", ["x86-64-v2", "x86-64-v3", "x86-64-v4"])
+LEVELS = ["x86-64-v2", "x86-64-v3", "x86-64-v4"]
+
+
+def config_of(mcpu, **changes):
+    return replace(nbits_config(Target({"kind": "llvm", "mcpu": needs_level(mcpu)})), **changes)
+
+
+@pytest.mark.parametrize("mcpu", LEVELS)
 @pytest.mark.parametrize("form", FORMATS)
 def test_product_equals_numpy(mcpu, form):
-    config = nbits_config(Target({"kind": "llvm", "mcpu": needs_level(mcpu)}))
     k, n = 83, 41
     weight = make_weight(n, k, **form)
-    kernel = compile_for(make_matmul_nbits(k, n, **options_of(weight), config=config), mcpu)
-    for rows in (1, 2, 5, 12, 17):
+    kernel = compile_for(make_matmul_nbits(k, n, **options_of(weight), config=config_of(mcpu, rows=2)), mcpu)
+    for rows in (1, 5):
         x = RNG.standard_normal((rows, k), np.float32)
         found = run(kernel, x, *laid_out(weight), rows=rows, columns=n)
         np.testing.assert_allclose(found, x.astype(np.float64) @ weight.dense.T, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("mcpu", LEVELS)
+def test_every_row_tile(mcpu):
+    weight = make_weight(40, 64, bits=4, block=32)
+    kernel = compile_for(make_matmul_nbits(64, 40, bits=4, block=32, config=config_of(mcpu)), mcpu)
+    for rows in (1, 2, 4, 8, 15, 27):
+        x = RNG.standard_normal((rows, 64), np.float32)
+        found = run(kernel, x, *laid_out(weight), rows=rows, columns=40)
+        np.testing.assert_allclose(found, x.astype(np.float64) @ weight.dense.T, rtol=1e-5, atol=1e-4)
+
+
+def test_the_tile_fits_the_registers():
+    for mcpu, registers in zip(LEVELS, (16, 16, 32), strict=True):
+        config = config_of(mcpu)
+        for rows in range(1, config.rows + 1):
+            cells = rows * config.columns(rows, 32) // config.lanes
+            assert 2 * cells + 2 <= registers or config.columns(rows, 32) == config.lanes
 
 
 @pytest.mark.parametrize("x_dtype", ["float32", "float16"])
@@ -94,9 +120,7 @@ def test_many_rows_and_columns_in_parallel():
 def test_several_weights_with_bias_and_leading_axes():
     weights = [make_weight(n, 40, bits=4, block=16, seed=n) for n in (64, 7)]
     x, bias = RNG.standard_normal((2, 3, 40), np.float32), RNG.standard_normal(7, np.float32)
-    kernel = compile_for(
-        make_matmul_nbits(40, (64, 7), bits=4, block=16, bias=(False, True), leading=2, config=SMALL)
-    )
+    kernel = compile_for(make_matmul_nbits(40, (64, 7), bits=4, block=16, bias=(False, True), leading=2, config=SMALL))
     arrays = [array for pair in zip(*map(laid_out, weights), strict=True) for array in pair]
     results = [tvm.runtime.tensor(np.full((2, 3, n), np.nan, np.float32)) for n in (64, 7)]
     kernel(*[tvm.runtime.tensor(a) for a in (x, *arrays, bias)], *results)
@@ -117,8 +141,8 @@ def test_a_nan_stays_in_its_row_and_its_column():
     x = RNG.standard_normal((3, 64), np.float32)
     x[1, 3] = np.nan
     weight.arrays["scales"][7, 1] = np.inf
-    found = run(compile_for(make_matmul_nbits(64, 40, bits=4, block=32, config=SMALL)), x, *laid_out(weight),
-                rows=3, columns=40)  # fmt: skip
+    kernel = compile_for(make_matmul_nbits(64, 40, bits=4, block=32, config=SMALL))
+    found = run(kernel, x, *laid_out(weight), rows=3, columns=40)
     assert np.isnan(found[1]).all()
     assert (~np.isfinite(found[[0, 2]])).sum() == 2
 
