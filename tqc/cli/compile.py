@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .model_report import print_report
 from .output import print_json, progress, size
+
+if TYPE_CHECKING:
+    from ..frontend import Report
 
 
 def compile(
@@ -26,6 +30,10 @@ def compile(
     calibrate: Annotated[Path | None, typer.Option(help="Text over which key means are measured.")] = None,
     centre: Annotated[bool, typer.Option("--centre/--no-centre", help="Subtract mean keys before coding.")] = True,
     fold: Annotated[bool, typer.Option("--fold/--no-fold", help="Fold the value rotation into the weights.")] = True,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Print what was recognised of each layer, also of a model that is refused."),
+    ] = False,
     dump_dir: Annotated[Path | None, typer.Option(help="Write the IR after every pass into this folder.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing artifact.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print a JSON summary.")] = False,
@@ -36,29 +44,39 @@ def compile(
     from ..codec.layout import code_bits
 
     start = time.perf_counter()
-    with progress() as report:
-        report("loading the compiler", 0.0)
-        from ..compiler import CompileOptions, compile_model
+    reports: list[Report] = []
+    try:
+        with progress() as said:
+            said("loading the compiler", 0.0)
+            from ..compiler import CompileOptions, compile_model
 
-        path = compile_model(
-            CompileOptions(
-                model=model,
-                output=output,
-                target=target,
-                arch=arch,
-                kv=kv,
-                sinks=sinks,
-                recent=recent,
-                page=page,
-                max_context=max_context,
-                calibrate=calibrate,
-                centre=centre,
-                fold=fold,
-                dump_dir=dump_dir,
-                force=force,
-                progress=report,
+            path = compile_model(
+                CompileOptions(
+                    model=model,
+                    output=output,
+                    target=target,
+                    arch=arch,
+                    kv=kv,
+                    sinks=sinks,
+                    recent=recent,
+                    page=page,
+                    max_context=max_context,
+                    calibrate=calibrate,
+                    centre=centre,
+                    fold=fold,
+                    dump_dir=dump_dir,
+                    force=force,
+                    progress=said,
+                    explain=reports.append if explain else None,
+                )
             )
-        )
+    finally:
+        # Not while the progress bar is drawn; and if compiling failed, this says how far it understood the model.
+        for report in reports:
+            if not json:
+                print_report(report)
+            elif report.error is not None:
+                print_json({"model": report.as_json()})
     seconds = time.perf_counter() - start
     manifest = read_manifest(path)
     if centre and manifest.centring is None and any(code_bits(layer.k) for layer in manifest.layers):
@@ -66,7 +84,10 @@ def compile(
     sums = totals(manifest, 8 << 30)
     libraries = {library.file: manifest.files[library.file].size for library in manifest.libraries}
     if json:
-        print_json({"artifact": str(path), "seconds": round(seconds, 3), "libraries": libraries, "totals": sums})
+        said = {"model": report.as_json() for report in reports}
+        print_json(
+            {"artifact": str(path), "seconds": round(seconds, 3), "libraries": libraries, "totals": sums, **said}
+        )
         return
     typer.echo(f"{path}: {len(manifest.layers)} layers in {seconds:.1f} s")
     for name, count in libraries.items():

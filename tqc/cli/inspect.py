@@ -1,4 +1,4 @@
-"""`tqc inspect`: what is in an artifact, from its manifest alone."""
+"""`tqc inspect`: what is in an artifact, from its manifest alone, or what is recognised in an ONNX model."""
 
 from __future__ import annotations
 
@@ -9,19 +9,40 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from .output import console, parse_size, plain, print_json, size
+from .model_report import print_report
+from .output import console, parse_size, plain, print_json, size, status
 
 
 def inspect(
-    artifact: Annotated[Path, typer.Argument(help="The artifact's directory.")],
-    memory: Annotated[str, typer.Option(help="Memory for the KV cache of one sequence.")] = "8GiB",
+    path: Annotated[Path, typer.Argument(metavar="ARTIFACT|MODEL.onnx", help="An artifact's directory, or a model.")],
+    memory: Annotated[str, typer.Option(help="Memory for the KV cache of one sequence of an artifact.")] = "8GiB",
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show the layers, the compression, the libraries and the kernels of an artifact."""
+    """Show the layers, the compression, the libraries and the kernels of an artifact; or what is recognised of each
+    layer of an ONNX model, and, if it is refused, which nodes are in the way (status 1)."""
+    if path.is_file():
+        _inspect_model(path, json)
+    else:
+        _inspect_artifact(path, parse_size(memory), json)
+
+
+def _inspect_model(path: Path, json: bool) -> None:
+    with status("loading the compiler"):
+        from ..frontend import report
+    with status(f"reading {path.name}"):
+        found = report(path)
+    if json:
+        print_json(found.as_json())
+    else:
+        print_report(found)
+    if found.error is not None:
+        raise found.error
+
+
+def _inspect_artifact(artifact: Path, available: int, json: bool) -> None:
     from ..artifact import read_manifest
     from ..artifact.summary import totals
 
-    available = parse_size(memory)
     manifest = read_manifest(artifact)
     sums = totals(manifest, available)
     if json:
@@ -37,6 +58,8 @@ def inspect(
         f"Cache: {_exact(cache)} ({cache.exact_dtype}, {size(sums['exact_bytes'])} a sequence), "
         f"pages of {cache.page} tokens ({size(sums['page_bytes'])})"
     )
+    for line in _windows(manifest):
+        out.print(line)
     out.print(
         f"Coded token: {sums['bytes_per_token']:,} B, in fp16 {sums['fp16_bytes_per_token']:,} B: "
         f"[bold]{sums['compression']:.2f}×[/] smaller"
@@ -63,6 +86,16 @@ def _layers(manifest) -> Table:
         )
         table.add_row(*plain(*cells))
     return table
+
+
+def _windows(manifest) -> list[str]:
+    """What layers with a sliding window keep, a line for each size of ring."""
+    kept = [next((spec.ring for spec in state if spec.ring), 0) for state in manifest.cache.state]
+    return [
+        f"Sliding windows: {kept.count(pages)} of {len(kept)} layers keep the newest {pages} "
+        f"{'page' if pages == 1 else 'pages'} of a sequence"
+        for pages in sorted(set(kept) - {0})
+    ]
 
 
 def _exact(cache) -> str:

@@ -12,8 +12,8 @@ from tqc.artifact.companions import companions
 from tqc.codec import scheme
 from tqc.codec.layout import code_bits
 from tqc.codegen.target import parse_targets
-from tqc.errors import ArtifactError, FrontendError
-from tqc.frontend import Imported, import_model
+from tqc.errors import ArtifactError, FrontendError, TqcError
+from tqc.frontend import Imported, import_model, refusal, report_of
 from tqc.frontend.slabs import slabs
 from tqc.frontend.weights import ArrayTensor, Weight
 from tqc.passes.centre_keys import mean_name
@@ -39,7 +39,7 @@ def compile_model(options: CompileOptions) -> Path:
     max_context = check_context(options, settings)
 
     progress("reading the model", 0.0)
-    imported = import_model(options.model)
+    imported = _import(options)
     settings.check(imported.vocab_size, FrontendError)
     progress("measuring key means", 0.15)
     means = _key_means(options, imported, schemes[0])
@@ -88,6 +88,18 @@ def compile_model(options: CompileOptions) -> Path:
     )
     progress("done", 1.0)
     return out
+
+
+def _import(options: CompileOptions) -> Imported:
+    try:
+        imported = import_model(options.model)
+    except TqcError as error:
+        if options.explain:
+            options.explain(refusal(options.model, error))
+        raise
+    if options.explain:
+        options.explain(report_of(imported))
+    return imported
 
 
 def _stored(params: tuple[str, ...], weights: dict[str, Weight]) -> list[tuple]:

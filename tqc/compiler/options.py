@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqc.codec import scheme
 from tqc.codec.layout import LANES, code_bits
 from tqc.errors import PassError
+
+if TYPE_CHECKING:
+    from tqc.frontend import Report
 
 Progress = Callable[[str, float], None]
 """Told the name of the current step and the fraction of the whole that is done."""
@@ -25,7 +29,8 @@ class CompileOptions:
     `model` is an ONNX file, `output` the artifact's directory. `kv` follows the grammar of `tqc.codec.scheme`.
     `max_context` defaults to the limit in the files beside the model, or 8192. `calibrate` is a text file whose key
     means centre the keys, in place of the built-in text; `centre` False centres nothing, and neither is done for exact
-    keys. `fold` False leaves the value rotation to run time. `dump_dir` receives the IR after every pass. Raises
+    keys. `fold` False leaves the value rotation to run time. `dump_dir` receives the IR after every pass. `explain` is
+    told what was recognised of the model, before anything is built or when it is refused. Raises
     CodecError for an unknown scheme, PassError for numbers out of range and for a text that would not be used.
     """
 
@@ -44,6 +49,7 @@ class CompileOptions:
     dump_dir: Path | None = None
     force: bool = False
     progress: Progress = lambda _step, _fraction: None
+    explain: Callable[[Report], None] | None = None
 
     def __post_init__(self) -> None:
         k_scheme, _ = scheme.parse(self.kv)
