@@ -84,7 +84,7 @@ def compile(
     sums = totals(manifest, 8 << 30)
     libraries = {library.file: manifest.files[library.file].size for library in manifest.libraries}
     if json:
-        said = {"model": report.as_json() for report in reports}
+        said = {"model": reports[0].as_json()} if reports else {}
         print_json(
             {"artifact": str(path), "seconds": round(seconds, 3), "libraries": libraries, "totals": sums, **said}
         )
