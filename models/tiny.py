@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from tqc.errors import ExportError
 from tqc.models import trace
+from tqc.models.families import randomise
 from tqc.models.huggingface import DTYPES
 
 ARCHITECTURES = {
@@ -36,10 +37,9 @@ def tiny_model(
     max_context: int = 4096,
     seed: int = 0,
 ) -> Any:
-    """A random transformers model in fp32. `window` > 0 is Mistral's sliding window in tokens; Qwen2 has biases.
+    """A random transformers model in fp32, weights as `families.randomise` draws them.
 
-    Weights are larger than a fresh model's, and norms and biases are not left at 1 and 0, so that attention is far from
-    uniform, the logits differ by more than rounding, and no term can be dropped unnoticed.
+    `window` > 0 is Mistral's sliding window in tokens; Qwen2 has biases.
     """
     if arch not in ARCHITECTURES:
         raise ExportError("unknown tiny architecture", expected=", ".join(ARCHITECTURES), found=arch)
@@ -61,15 +61,10 @@ def tiny_model(
         pad_token_id=END_ID,
         **special.get(arch, {}),
     )
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = make_model(config)
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(0.0, 1.5 * parameter.shape[-1] ** -0.5)
-            else:
-                parameter.add_(torch.randn_like(parameter), alpha=0.2)
-        model.get_input_embeddings().weight.normal_(0.0, 1.0 if not tied else 0.2)
+        randomise(model)
     model.set_attn_implementation("sdpa")
     return model.eval()
 

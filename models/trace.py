@@ -22,14 +22,18 @@ GRAPH_FILE, DATA_FILE = "model.onnx", "model.onnx.data"
 TOTAL = "past_sequence_length + sequence_length"
 
 
-class _CacheAsTensors(torch.nn.Module):
-    """The model with its cache as plain tensors: past in, logits and present out, layer by layer, key before value."""
+class CacheAsTensors(torch.nn.Module):
+    """The model with its cache as plain tensors: past in, logits and present out, layer by layer, key before value.
 
-    def __init__(self, model: torch.nn.Module) -> None:
+    Without `positions` there is no input position_ids, and the model counts its tokens itself.
+    """
+
+    def __init__(self, model: torch.nn.Module, positions: bool = True) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.positions = model, positions
 
-    def forward(self, input_ids, attention_mask, position_ids, *past):
+    def forward(self, input_ids, attention_mask, *rest):
+        position_ids, past = (rest[0], rest[1:]) if self.positions else (None, rest)
         cache = DynamicCache()
         for layer in range(len(past) // 2):
             cache.update(past[2 * layer], past[2 * layer + 1], layer)
@@ -47,25 +51,26 @@ class _CacheAsTensors(torch.nn.Module):
         return (result.logits, *present)
 
 
-def write_onnx(model: Any, folder: Path) -> Path:
+def write_onnx(model: Any, folder: Path, *, opset: int = OPSET, positions: bool = True) -> Path:
     """Writes `model.onnx` and `model.onnx.data` of a causal language model into `folder`; returns the graph's path.
 
     Inputs: input_ids and position_ids int64 (batch, sequence), attention_mask int64 (batch, past + sequence),
     past_key_values.N.key/value (batch, kv_heads, past, head_dim). Outputs: logits (batch, sequence, vocab) and
-    present.N.key/value (batch, kv_heads, past + sequence, head_dim). Floats have the dtype of the model.
+    present.N.key/value (batch, kv_heads, past + sequence, head_dim). Floats have the dtype of the model. Without
+    `positions` the input position_ids is left out.
     """
-    inputs, outputs, axes = _interface(model.config)
+    inputs, outputs, axes = interface(model.config, positions)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".trace-") as scratch:
         traced = Path(scratch) / GRAPH_FILE
         with torch.no_grad(), warnings.catch_warnings():
             # One warning for each Python branch on a shape, and one about not being the newer exporter.
             warnings.simplefilter("ignore")
             torch.onnx.export(
-                _CacheAsTensors(model).eval(),
-                _example(model),
+                CacheAsTensors(model, positions).eval(),
+                example(model, positions),
                 str(traced),
                 dynamo=False,
-                opset_version=OPSET,
+                opset_version=opset,
                 input_names=inputs,
                 output_names=outputs,
                 dynamic_axes=axes,
@@ -86,21 +91,24 @@ def geometry(config: Any) -> tuple[int, int, int]:
     return config.num_hidden_layers, getattr(config, "num_key_value_heads", None) or heads, head_dim
 
 
-def _interface(config: Any) -> tuple[list[str], list[str], dict[str, dict[int, str]]]:
+def interface(config: Any, positions: bool = True) -> tuple[list[str], list[str], dict[str, dict[int, str]]]:
+    """Names of the inputs and of the outputs, and name → axis → name of its size."""
     caches = [f"{layer}.{side}" for layer in range(geometry(config)[0]) for side in ("key", "value")]
     past, present = [f"past_key_values.{name}" for name in caches], [f"present.{name}" for name in caches]
-    axes = {name: {0: "batch_size", 1: "sequence_length"} for name in ("input_ids", "position_ids", "logits")}
+    by_token = ["position_ids"] if positions else []
+    axes = {name: {0: "batch_size", 1: "sequence_length"} for name in ("input_ids", *by_token, "logits")}
     axes["attention_mask"] = {0: "batch_size", 1: TOTAL}
     axes |= {name: {0: "batch_size", 2: "past_sequence_length"} for name in past}
     axes |= {name: {0: "batch_size", 2: TOTAL} for name in present}
-    return ["input_ids", "attention_mask", "position_ids", *past], ["logits", *present], axes
+    return ["input_ids", "attention_mask", *by_token, *past], ["logits", *present], axes
 
 
-def _example(model: Any) -> tuple[torch.Tensor, ...]:
+def example(model: Any, positions: bool = True) -> tuple[torch.Tensor, ...]:
+    """Inputs to trace a model with: two rows of three tokens behind five."""
     batch, past, new = 2, 5, 3
     layers, kv_heads, head_dim = geometry(model.config)
     ids = torch.arange(batch * new).reshape(batch, new) % model.config.vocab_size
     mask = torch.ones(batch, past + new, dtype=torch.int64)
     position = torch.arange(past, past + new).expand(batch, new).contiguous()
     cache = [torch.zeros(batch, kv_heads, past, head_dim, dtype=model.dtype) for _ in range(2 * layers)]
-    return ids, mask, position, *cache
+    return (ids, mask, position, *cache) if positions else (ids, mask, *cache)
