@@ -8,7 +8,7 @@ from typing import ClassVar
 import tvm
 from tvm import relax, tirx
 
-from tqc.codec.layout import CacheLayout
+from tqc.codec.layout import CacheLayout, ring_pages
 from tqc.dialect import cache_append, cached_attention, is_op_call, positions
 from tqc.dialect.attention import sinks_of
 from tqc.dialect.registry import cast, dtype_of
@@ -20,12 +20,17 @@ PHASES = {"decode": 1, "prefill": None, "prefill_all": None}
 """The functions of an artifact and the chunk length each is fixed to."""
 
 
+def _size(dim: int | str, symbols: dict[str, tirx.Var]) -> int | tirx.Var:
+    """A dimension of a state tensor; equal symbols are one variable, which `symbols` learns."""
+    return symbols.setdefault(dim, tirx.Var(dim, "int64")) if isinstance(dim, str) else dim
+
+
 def _state_vars(layout: CacheLayout, layer: int, symbols: dict[str, tirx.Var]) -> list[relax.Var]:
     """One variable for each tensor of a layer's cache."""
     return [
         relax.Var(
             f"layer{layer}_{spec.name}",
-            relax.TensorType([symbols.get(dim, dim) for dim in spec.shape], spec.dtype),
+            relax.TensorType([_size(dim, symbols) for dim in spec.shape], spec.dtype),
         )
         for spec in layout.tensors()
     ]
@@ -38,6 +43,7 @@ class AttachCache(ModulePass):
     Each takes `(input_ids [B, S], length [B], new_len [B], page_table [B, N], state…, weights…)` and returns the logits
     and the state. Positions follow from `length`. Decode appends and then attends over the cache alone; prefill
     attends to the cache and to the chunk's own exact keys and values, then appends. Every cache is exact (fp32) here.
+    A layer with a sliding window keeps only the coded pages that its window can touch.
     """
 
     name: ClassVar[str] = "attach-cache"
@@ -61,7 +67,7 @@ class AttachCache(ModulePass):
         by_name = {var.name: var for var in inputs}
         input_ids = by_name["input_ids"]
         batch = input_ids.ty.shape[0]
-        symbols = {"batch": batch, "pages": tirx.Var("pages", "int64")}
+        symbols = {"batch": batch}
         width = tirx.Var("table_width", "int64")
         length, new_len = (relax.Var(name, relax.TensorType((batch,), "int32")) for name in ("length", "new_len"))
         page_table = relax.Var("page_table", relax.TensorType((batch, width), "int32"))
@@ -125,4 +131,6 @@ class AttachCache(ModulePass):
     def _layout(self, call: relax.Call) -> CacheLayout:
         heads, dim = int(call.args[0].ty.shape[1]), int(call.args[0].ty.shape[3])
         kv_heads = int(call.args[1].ty.shape[1])
-        return CacheLayout(heads, kv_heads, dim, "fp32", "fp32", self.sinks, self.recent, self.page)
+        window = int(call.attrs["window"])
+        ring = ring_pages(window, self.recent, self.page) if window else 0
+        return CacheLayout(heads, kv_heads, dim, "fp32", "fp32", self.sinks, self.recent, self.page, ring=ring)

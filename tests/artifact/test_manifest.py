@@ -54,3 +54,19 @@ def test_places_of_tokens_are_those_of_the_cache_layout(make, sinks, recent, pag
     for length in range(500):
         assert cache.coded(length) == layout.coded(length)
         assert cache.coded(length) <= cache.pages(length) * page
+
+
+def test_a_shape_is_bound_to_a_batch_and_the_pages_of_a_sequence():
+    pool = StateTensor(name="k_codes", shape=("pages", 2, 64), dtype="uint16")
+    ring = StateTensor(name="k_codes", shape=("batch", "ring5", 2, 64), dtype="uint16")
+    tail = StateTensor(name="tail_k", shape=("batch", 3, 64), dtype="float32")
+    assert [spec.bind(4, 9) for spec in (pool, ring, tail)] == [(36, 2, 64), (4, 5, 2, 64), (4, 3, 64)]
+    assert ring.bind(4, 2) == (4, 2, 2, 64)  # no sequence has more pages
+    assert [spec.paged for spec in (pool, ring, tail)] == [True, True, False]
+    assert [spec.ring for spec in (pool, ring, tail)] == [None, 5, None]
+
+
+@pytest.mark.parametrize("symbol", ["ring", "ring0", "ring-1", "rows", "Pages", ""])
+def test_refuses_other_symbols(symbol):
+    with pytest.raises(ValidationError):
+        StateTensor(name="k", shape=("batch", symbol), dtype="uint16")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from tqc.artifact import StateTensor
 from tqc.codec.layout import CacheLayout
 
 
@@ -43,3 +44,17 @@ def test_the_exact_window_is_that_of_the_layout(tqc, tmp_path, fake, sum_library
     out = fake.write_fake(tmp_path / "m.tqc", sum_library, cache=cache)
     text = " ".join(tqc("inspect", out).out.split())
     assert f"4 sinks and {min(window)} to {max(window)} recent tokens exact" in text
+
+
+def test_a_window_and_the_pages_it_keeps(tqc, tmp_path, fake, sum_library):
+    one = fake.make_manifest()
+    layer = one.layers[0].model_copy(update={"window": 40})
+    ring = StateTensor(name="k_codes", shape=("batch", "ring3", 1, 64), dtype="uint16")
+    cache = one.cache.model_copy(update={"state": (*one.cache.state, (ring,))})
+    out = fake.write_fake(tmp_path / "m.tqc", sum_library, layers=(*one.layers, layer), cache=cache)
+    text = " ".join(tqc("inspect", out).out.split())
+    assert "1 of 2 layers keep the newest 3 pages of a sequence" in text
+    # A page takes 320 bytes in one layer and 128 in the other, which keeps three: 4096 + 3 · 448 + 10 · 320 bytes.
+    done = tqc("inspect", out, "--json", "--memory", f"{4096 + 3 * 448 + 10 * 320}B").json
+    assert done["totals"]["context_in_memory"] == 4 + 13 * 16
+    assert done["cache"]["state"][1][0]["shape"] == ["batch", "ring3", 1, 64]

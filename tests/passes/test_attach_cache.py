@@ -58,3 +58,17 @@ def test_reject_a_module_without_attention():
         bb.emit_func_output(out)
     with pytest.raises(PassError, match="no attention"):
         AttachCache().apply(bb.get())
+
+
+@pytest.mark.parametrize(("recent", "ring"), [(16, 3), (0, 5), (128, 1)])
+def test_a_window_keeps_a_ring_of_pages(recent, ring):
+    module = AttachCache(recent=recent, page=16)(toy_module(window=60))
+    for name in ("decode", "prefill"):
+        shapes = {
+            var.name: [getattr(dim, "name", dim) for dim in var.ty.shape]
+            for var in module[name].params
+            if "codes" in var.name
+        }
+        assert shapes == {f"layer0_{side}_codes": ["batch", f"ring{ring}", 1, 256] for side in "kv"}
+    everything = AttachCache()(toy_module())["decode"].params
+    assert [str(var.ty.shape[0]) for var in everything if "codes" in var.name] == ["pages", "pages"]

@@ -44,3 +44,4 @@ def test_too_many_pages_are_refused():
 
 def test_a_table_is_never_empty():
     assert PageTable(2, 0).table.shape == (2, 1)
+    assert PageTable(2, 0).per_sequence == 1

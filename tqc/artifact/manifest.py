@@ -19,6 +19,7 @@ FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._+
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
+Symbol = Annotated[str, StringConstraints(pattern=r"^(batch|pages|ring[1-9][0-9]{0,8})$")]
 Dtype = Literal["float32", "float16", "bfloat16", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64"]
 
 
@@ -74,11 +75,31 @@ class Layer(Strict):
 
 
 class StateTensor(Strict):
-    """A cache tensor; a dimension is a number or a symbol the session binds."""
+    """A cache tensor; a dimension is a number or a symbol that the session binds.
+
+    `batch`; `pages`: those of the pool; `ringN`: the newest N pages of one sequence, which a layer with a sliding
+    window keeps.
+    """
 
     name: str
-    shape: tuple[Positive | Literal["batch", "pages"], ...]
+    shape: tuple[Positive | Symbol, ...]
     dtype: Dtype
+
+    @property
+    def paged(self) -> bool:
+        """Whether the tensor holds coded pages."""
+        return self.shape[0] == "pages" or self.ring is not None
+
+    @property
+    def ring(self) -> int | None:
+        """The most pages of a sequence that the tensor holds; None if it holds all, or none."""
+        slots = self.shape[1] if len(self.shape) > 1 else None
+        return int(slots.removeprefix("ring")) if isinstance(slots, str) and slots.startswith("ring") else None
+
+    def bind(self, batch: int, pages: int) -> tuple[int, ...]:
+        """The shape for `batch` sequences of at most `pages` pages each."""
+        sizes = {"batch": batch, "pages": batch * pages, f"ring{self.ring}": min(self.ring or 0, pages)}
+        return tuple(dim if isinstance(dim, int) else sizes[dim] for dim in self.shape)
 
 
 class Cache(Strict):

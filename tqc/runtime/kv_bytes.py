@@ -14,9 +14,10 @@ from ..artifact.manifest import Manifest
 class KvBytes:
     """Bytes of a session's cache, all layers and sequences together.
 
-    `pages` counts the pages that hold codes, `pages_allocated` the whole pool, `sinks` and `tail` the exact buffers,
-    which are always there. `fp16` is what the same tokens would take in an uncompressed fp16 cache, `page_fp16` what
-    the tokens of one page would take, beside `page`, the bytes it does take.
+    `pages` counts the pages that hold codes, `pages_allocated` all there are, `sinks` and `tail` the exact buffers,
+    which are always there. Layers with a sliding window keep only the newest pages, so they count no others. `fp16` is
+    what the same tokens would take in an uncompressed fp16 cache of every token, as the source model has it;
+    `page_fp16` what the tokens of one page would take in all layers, beside `page`, the bytes it does take.
     """
 
     tokens: int
@@ -52,24 +53,27 @@ def nbytes(tensor: tvm_ffi.Tensor) -> int:
 
 def measure(manifest: Manifest, state: Sequence[Sequence[tvm_ffi.Tensor]], lengths: Sequence[int]) -> KvBytes:
     """Counts `state[layer]` (in the manifest's order) for sequences of `lengths` tokens."""
-    region = {"sinks": 0, "tail": 0, "pool": 0}
-    pool_pages = 1
+    region = {"sinks": 0, "tail": 0, "paged": 0}
+    coded = [manifest.cache.coded(length) for length in lengths]
+    used = [-(-tokens // manifest.cache.page) for tokens in coded]
+    page = pages = 0
     for specs, tensors in zip(manifest.cache.state, state, strict=True):
         for spec, tensor in zip(specs, tensors, strict=True):
-            name = "pool" if spec.shape[0] == "pages" else "sinks" if spec.name.startswith("sink") else "tail"
+            name = "paged" if spec.paged else "sinks" if spec.name.startswith("sink") else "tail"
             region[name] += nbytes(tensor)
-            if name == "pool":
-                pool_pages = tensor.shape[0]
-    page = region["pool"] // pool_pages
+            if spec.paged:
+                slots = tensor.shape[1] if spec.ring else None
+                one = nbytes(tensor) // (tensor.shape[0] * (slots or 1))
+                page += one
+                pages += one * sum(min(count, slots or count) for count in used)
     fp16 = sum(layer.fp16_bytes_per_token for layer in manifest.layers)
-    coded = [manifest.cache.coded(length) for length in lengths]
     return KvBytes(
         tokens=sum(lengths),
         coded_tokens=sum(coded),
         sinks=region["sinks"],
         tail=region["tail"],
-        pages=sum(-(-tokens // manifest.cache.page) for tokens in coded) * page,
-        pages_allocated=region["pool"],
+        pages=pages,
+        pages_allocated=region["paged"],
         page=page,
         page_fp16=fp16 * manifest.cache.page,
         fp16=fp16 * sum(lengths),

@@ -18,6 +18,11 @@ class PageTable:
         self.clear()
 
     @property
+    def per_sequence(self) -> int:
+        """Pages that a sequence can have."""
+        return self.table.shape[1]
+
+    @property
     def pool(self) -> int:
         """Pages in the pool: enough for every sequence at its longest."""
         return self.table.size

@@ -86,10 +86,10 @@ class Session:
         self._table: tuple[int, tvm_ffi.Tensor] | None = None
 
     def _allocate(self) -> list[list[tvm_ffi.Tensor]]:
-        sizes = {"batch": self.batch, "pages": self._pages.pool}
+        pages = self._pages.per_sequence
         try:
             return [
-                [self._device.zeros(tuple(sizes.get(dim, dim) for dim in spec.shape), spec.dtype) for spec in layer]
+                [self._device.zeros(spec.bind(self.batch, pages), spec.dtype) for spec in layer]
                 for layer in self.manifest.cache.state
             ]
         except (MemoryError, RuntimeError) as error:  # the host's and the device's way to say so
