@@ -22,12 +22,18 @@ def refused(tiny_llama_onnx, tmp_path):
 
 
 def test_a_table_of_what_was_recognised(tqc, tiny_mistral_onnx, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "250")
+    monkeypatch.setenv("COLUMNS", "160")
     done = tqc("inspect", tiny_mistral_onnx)
     assert done.status == 0
-    for text in ("4:2", "0.125", "causal, window 16", "theta 10000, 64 dims", "past_key_values.1.value", "Softmax"):
+    for text in ("4:2", "0.125", "causal, window 16", "theta 10000, 64 dims", "past_key_values.1.value", "0–1"):
         assert text in done.out
     assert done.out.count("present.0.key") == 1
+
+
+def test_names_are_whole_however_narrow_the_terminal(tqc, tiny_mistral_onnx, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    done = tqc("inspect", tiny_mistral_onnx)
+    assert "…" not in done.out[done.out.index("In the graph") :]
 
 
 def test_json(tqc, tiny_mistral_onnx):
