@@ -21,7 +21,9 @@ LAYOUTS = {
     "whole-warps": CacheLayout(4, 2, 64, "tq4", "tq3"),
     "ragged": CacheLayout(6, 2, 80, "tq3", "fp16", page=48, exact_dtype="float16"),
     "wide": CacheLayout(4, 1, 256, "tq2", "tq2", recent=0, sinks=0),
+    "ring": CacheLayout(4, 2, 64, "tq4", "fp16", recent=64, ring=2),
 }
+OPTIONS = {"ragged": {"sink_logits": True}, "ring": {"window": 128}}
 
 
 def needs_nvcc() -> None:
@@ -44,8 +46,8 @@ def sources(request) -> tuple[CacheLayout, str]:
     before = tvm_ffi.get_global_func(name)
     tvm_ffi.register_global_func(name, lambda source: b"not compiled", override=True)
     try:
-        options = {"sink_logits": True} if request.param == "ragged" else {}
-        return layout, compile_all(layout, Target("cuda", "sm_80"), **options).mod.imports[0].inspect_source("cuda")
+        built = compile_all(layout, Target("cuda", "sm_80"), **OPTIONS.get(request.param, {}))
+        return layout, built.mod.imports[0].inspect_source("cuda")
     finally:
         tvm_ffi.register_global_func(name, before, override=True)
 

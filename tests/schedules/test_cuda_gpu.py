@@ -10,7 +10,7 @@ import tvm
 from cpu_driver import Sequences, close, compile_kernels
 from cuda_driver import CudaSequences, cuda_kernels
 
-from tqc.codec.layout import CacheLayout
+from tqc.codec.layout import CacheLayout, ring_pages
 from tqc.codegen.cuda_build import cuda_build_environment, load_cuda_runtime
 from tqc.codegen.target import Target
 from tqc.errors import TargetError
@@ -61,6 +61,19 @@ def test_calls_follow_the_model(gpu, name, dtype, options):
     scale = layout.head_dim**-0.5
     kernels = on_gpu(layout, target, softmax_scale=scale, dtype=dtype, **options)
     run = CudaSequences(layout, kernels, batch=2, capacity=512, dtype=dtype, device=device, scale=scale, **options)
+    for kernel, new_len in STEPS:
+        run.step(new_len, kernel)
+    run.check()
+
+
+@pytest.mark.parametrize("recent", [0, 48])
+def test_a_ring_of_pages_and_sink_logits(gpu, recent):
+    device, target = gpu
+    layout = CacheLayout(8, 2, 64, "tq4", "tq3", recent=recent, page=16, ring=ring_pages(60, recent, 16))
+    logits = np.linspace(-3, 3, 8, dtype=np.float32)
+    kernels = on_gpu(layout, target, softmax_scale=0.2, window=60, sink_logits=True)
+    options = {"scale": 0.2, "window": 60, "sink_logits": logits}
+    run = CudaSequences(layout, kernels, batch=2, capacity=512, device=device, **options)
     for kernel, new_len in STEPS:
         run.step(new_len, kernel)
     run.check()
