@@ -34,6 +34,10 @@ class PackWords:
     def shape(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
         return -(-shape[0] // COLUMNS), shape[1] * shape[2] * 8 // WORD_BITS, 4 * COLUMNS
 
+    def needs(self, box: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:
+        """Whole rows of the weight; see `frontend.slabs.Local`."""
+        return _rows(box, shape)
+
 
 @dataclass(frozen=True)
 class PackBlocks:
@@ -47,6 +51,16 @@ class PackBlocks:
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
         return -(-shape[0] // COLUMNS), self.blocks, COLUMNS
+
+    def needs(self, box: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:
+        """Whole rows of the weight; see `frontend.slabs.Local`."""
+        return _rows(box, shape)
+
+
+def _rows(box: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """The rows of a weight that are the columns of a part of the kernel's blocks."""
+    rows = slice(box[0].start * COLUMNS, min(box[0].stop * COLUMNS, shape[0]))
+    return rows, *(slice(0, extent) for extent in shape[1:])
 
 
 class NbitsPlan(MatmulPlan):

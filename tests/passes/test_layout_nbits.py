@@ -15,7 +15,9 @@ from tvm.target import Target
 from tqc.codegen.target import native_level
 from tqc.dialect import gather_nbits, matmul_nbits
 from tqc.errors import PassError
-from tqc.passes.layout_nbits import LayoutNbits
+from tqc.frontend.slabs import slabs
+from tqc.frontend.weights import ArrayTensor, Weight
+from tqc.passes.layout_nbits import LayoutNbits, PackBlocks, PackWords
 from tqc.schedules.cpu_nbits import nbits_config
 
 RNG = np.random.default_rng(0)
@@ -174,3 +176,15 @@ def test_a_weight_that_something_else_reads_is_refused():
 
     with pytest.raises(PassError, match="used in two ways"):
         LayoutNbits().apply(module(body, q.arrays, x_shape=(3, 48)))
+
+
+@pytest.mark.parametrize("most", [1, 10000])
+def test_weights_can_be_laid_out_a_part_at_a_time(most):
+    arrays = make_weight(100, 64, bits=4, block=16, points="uint8").arrays
+    forms = {"packed": PackWords(4), "scales": PackBlocks(4), "zero_points": PackBlocks(4, 4)}
+    for name, form in forms.items():
+        source = Weight(name, arrays[name].shape, str(arrays[name].dtype), ArrayTensor(arrays[name]), name)
+        weight = source.then(form, shape=form.shape(source.shape))
+        parts = list(slabs(weight, most))
+        assert len(parts) == (4 if most == 1 else 1)
+        np.testing.assert_array_equal(np.concatenate(parts), form.apply(arrays[name]))

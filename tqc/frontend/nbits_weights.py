@@ -9,38 +9,38 @@ import numpy as np
 from tqc.codec import nbits
 
 
-def _rows(array: np.ndarray, bits: int, rows: int, width: int, signed: bool) -> np.ndarray:
-    """Numbers packed without regard to rows → uint8 [rows, ⌈width·bits/8⌉], signed ones moved up by half the range."""
-    if width * bits % 8:
-        array = nbits.pack(nbits.unpack(array.reshape(-1), bits)[: rows * width].reshape(rows, width), bits)
-    array = array.reshape(rows, -1)
-    return array ^ np.uint8(0x88 if bits == 4 else 0x80) if signed else array
-
-
 @dataclass(frozen=True)
-class Blocks:
-    """Packed numbers of a matrix [rows, width] → uint8 [rows, ⌈width/block⌉, block·bits/8], the last filled up."""
+class SplitRows:
+    """Half bytes of a matrix [rows, width], packed without regard to rows → uint8 [rows, ⌈width/2⌉].
 
-    bits: int
-    block: int
+    Signed ones are moved up by half their range.
+    """
+
     rows: int
     width: int
-    signed: bool = False
+    signed: bool
 
     def apply(self, array: np.ndarray) -> np.ndarray:
-        array = _rows(array, self.bits, self.rows, self.width, self.signed)
-        size = self.block * self.bits // 8
-        return np.pad(array, ((0, 0), (0, -array.shape[1] % size))).reshape(self.rows, -1, size)
+        if self.width % 2:
+            numbers = nbits.unpack(array, 4)[: self.rows * self.width]
+            array = nbits.pack(numbers.reshape(self.rows, self.width), 4)
+        array = array.reshape(self.rows, -1)
+        return array ^ np.uint8(0x88) if self.signed else array
 
 
 @dataclass(frozen=True)
-class Points:
-    """Packed zero points of a matrix [rows, blocks] → uint8 [rows, ⌈blocks·bits/8⌉]."""
+class CutBlocks:
+    """Packed rows uint8 [rows, bytes] → [rows, blocks, size], `size` bytes a block, the last filled up with zeros."""
 
-    bits: int
-    rows: int
-    blocks: int
-    signed: bool = False
+    size: int
 
     def apply(self, array: np.ndarray) -> np.ndarray:
-        return _rows(array, self.bits, self.rows, self.blocks, self.signed)
+        return np.pad(array, ((0, 0), (0, -array.shape[1] % self.size))).reshape(len(array), -1, self.size)
+
+    def shape(self, shape: tuple[int, int]) -> tuple[int, int, int]:
+        """The shape of the result."""
+        return shape[0], -(-shape[1] // self.size), self.size
+
+    def needs(self, box: tuple[slice, ...], shape: tuple[int, int]) -> tuple[slice, ...]:
+        """Whole rows; see `slabs.Local`."""
+        return box[0], slice(0, shape[1])

@@ -7,13 +7,15 @@ that a tied embedding and its vocabulary matrix are the same tensor.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
 from tqc.codec import nbits
 from tqc.frontend.graph import Node
-from tqc.frontend.nbits_weights import Blocks, Points
-from tqc.frontend.weights import ArrayTensor, Reshape, Transform, Weight
+from tqc.frontend.load import HALF_BYTES
+from tqc.frontend.nbits_weights import CutBlocks, SplitRows
+from tqc.frontend.weights import ArrayTensor, Reshape, Weight
 
 from .context import Expansion
 
@@ -31,13 +33,12 @@ def matmul_nbits(e: Expansion, node: Node) -> None:
     bits, block = _format(e, node)
     blocks = -(-k // block)
     operands = [
-        _as(e, _stored(e, packed, ("uint8",)), (n, blocks, block * bits // 8)),
-        _as(e, _stored(e, scales, _FLOATS), (n, blocks)),
+        _part(e, packed, ("uint8",), (n, blocks, block * bits // 8)),
+        _part(e, scales, _FLOATS, (n, blocks)),
     ]
     if points:
-        stored = _stored(e, points, ("uint8", *_FLOATS))
-        columns = -(-blocks * bits // 8) if stored.dtype == "uint8" else blocks
-        operands.append(_as(e, stored, (n, columns)))
+        is_packed = _stored(e, points, ("uint8", *_FLOATS)).dtype == "uint8"
+        operands.append(_part(e, points, (), (n, -(-blocks * bits // 8) if is_packed else blocks)))
     attrs = {"bits": bits, "block": block, "k": k, "n": n}
     output = None if bias else node.outputs[0]
     y = e.add("MatMulNBits", [x, *operands], attrs=attrs, domain="tqc", output=output)
@@ -52,27 +53,28 @@ def gather_block_quantized(e: Expansion, node: Node) -> None:
     if stored.dtype != "uint8" and node.attrs.get("bits", 4) != 4:
         e.refuse("The element type and the attribute bits differ.", found=f"{stored.dtype}, {node.attrs['bits']} bits")
     bits, block = _format(e, node, block=128)
-    rank = len(_shape(e, data))
-    axes = node.attrs.get("gather_axis", 0) % rank, node.attrs.get("quantize_axis", 1) % rank
-    if rank != 2 or axes != (0, 1):
+    shape = _shape(e, data)
+    axes = [node.attrs.get(name, default) for name, default in (("gather_axis", 0), ("quantize_axis", 1))]
+    if len(shape) != 2 or [axis % 2 for axis in axes] != [0, 1]:
         e.refuse(
             "GatherBlockQuantized is supported for rows of a matrix only.",
             expected="rank 2, gather_axis 0, quantize_axis 1",
-            found=f"rank {rank}, gather_axis {axes[0]}, quantize_axis {axes[1]}",
+            found=f"rank {len(shape)}, gather_axis {axes[0]}, quantize_axis {axes[1]}",
         )
-    rows, stored_width = _shape(e, data)
-    width = stored_width * 8 // bits if stored.dtype == "uint8" else stored_width
-    blocks, signed = -(-width // block), stored.dtype == "int4"
-    shape = (rows, blocks, block * bits // 8)
-    packed = _as(e, stored, shape, Blocks(bits, block, rows, width, signed))
-    operands = [packed, indices, _as(e, _stored(e, scales, _FLOATS), (rows, blocks))]
+    rows, width = shape[0], shape[1] * 8 // bits if stored.dtype == "uint8" else shape[1]
+    blocks, size = -(-width // block), block * bits // 8
+    packed = _whole_rows(stored, rows, width)
+    if packed.shape != (rows, blocks, size):  # the weight of a product has this shape already
+        cut, packed = CutBlocks(size), _as(e, packed, (rows, packed.nbytes // rows))
+        packed = packed.then(cut, shape=cut.shape(packed.shape))
+    operands = [_put(e, packed), indices, _part(e, scales, _FLOATS, (rows, blocks))]
     shape = (rows, -(-blocks * bits // 8))
     if points:
-        form = Points(bits, rows, blocks, signed)
-        operands.append(_as(e, _stored(e, points, (stored.dtype,)), shape, form))
+        zero = _whole_rows(_stored(e, points, (stored.dtype,)), rows, blocks)
+        operands.append(_put(e, _as(e, zero, shape)))
     elif stored.dtype == "uint4":  # whose zero point is 0 where none is given, not the middle of the range
-        zero = Weight(f"{data}/zero", shape, "uint8", ArrayTensor(np.zeros(shape, np.uint8)), data)
-        operands.append(_put(e, zero.name, zero))
+        zero = Weight(f"{stored.name}/zero", shape, "uint8", ArrayTensor(np.zeros(shape, np.uint8)), stored.name)
+        operands.append(_put(e, zero))
     attrs = {"bits": bits, "block": block, "rows": rows, "width": width}
     dtype = e.graph.types[operands[2]]
     e.add("GatherNBits", operands, attrs=attrs, domain="tqc", dtype=dtype, output=node.outputs[0])
@@ -126,26 +128,39 @@ def _stored(e: Expansion, tensor: str, dtypes: tuple[str, ...] = ()) -> Weight:
     return weight
 
 
-def _as(e: Expansion, weight: Weight, shape: tuple[int, ...], form: Transform | None = None) -> str:
-    """The name of `weight` in `shape`, a weight of the graph; `form` does it where reshaping is not enough."""
-    as_is = weight.dtype not in ("int4", "uint4") and math.prod(weight.shape) == math.prod(shape)
-    if not as_is and form is None:
+def _whole_rows(weight: Weight, rows: int, width: int) -> Weight:
+    """Half bytes as unsigned ones, every row in bytes of its own; other weights as they are."""
+    if weight.dtype not in HALF_BYTES.values():
+        return weight
+    split = SplitRows(rows, width, weight.dtype == "int4")
+    return weight.then(split, shape=(rows, -(-width // 2)), dtype="uint8")
+
+
+def _as(e: Expansion, weight: Weight, shape: tuple[int, ...]) -> Weight:
+    """`weight` in `shape`. Raises FrontendError if it has another size."""
+    if weight.shape == shape:
+        return weight
+    if math.prod(weight.shape) != math.prod(shape):
         e.refuse(
             "A part of a quantized weight has the wrong shape.",
             expected=str(list(shape)),
             found=f"{weight.source_name} {list(weight.shape)}",
         )
-    if as_is and weight.shape == shape:
-        return _put(e, weight.name if weight.name in e.graph.weights else f"{weight.name}/stored", weight)
-    if as_is:
-        return _put(e, f"{weight.name}/shaped", weight.then(Reshape(shape), shape=shape))
-    return _put(e, f"{weight.name}/packed", weight.then(form, shape=shape, dtype="uint8"))
+    return weight.then(Reshape(shape), shape=shape)
 
 
-def _put(e: Expansion, name: str, weight: Weight) -> str:
-    e.graph.weights[name] = weight
-    e.graph.types[name] = weight.dtype
-    return name
+def _part(e: Expansion, tensor: str, dtypes: tuple[str, ...], shape: tuple[int, ...]) -> str:
+    """The name of a weight of the graph that is `tensor` in `shape`."""
+    return _put(e, _as(e, _stored(e, tensor, dtypes), shape))
+
+
+def _put(e: Expansion, weight: Weight) -> str:
+    """Adds a weight to the graph, under a name of its own unless it is one of the graph's already."""
+    if e.weight(weight.name) is not weight:
+        weight = replace(weight, name=f"{weight.name}/{'x'.join(map(str, weight.shape))}")
+        e.graph.weights[weight.name] = weight
+        e.graph.types[weight.name] = weight.dtype
+    return weight.name
 
 
 EXPANDERS = {
