@@ -56,8 +56,10 @@ def _cpu(target: Target, weights: MutableMapping[str, Any]) -> Backend:
             leading=len(x.shape) - 1,
         )
 
-    def rope(call: relax.Call) -> tvm.tirx.PrimFunc:
+    def rope(call: relax.Call) -> tvm.tirx.PrimFunc | None:
         x = call.args[0].ty
+        if call.attrs["interleaved"]:
+            return None
         return make_rope(int(x.shape[1]), int(x.shape[3]), dtype_of(x), scaling=float(call.attrs["scaling"]))
 
     return Backend(

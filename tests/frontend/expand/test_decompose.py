@@ -88,7 +88,15 @@ def test_heads_split_and_joined(bench):
     data = {"x": RNG.standard_normal((2, SEQ, HEADS * DIM), np.float32)}
     made = bench(data)
     split = split_heads(made.expansion, "x", HEADS, DIM)
-    joined = join_heads(made.expansion, split, HEADS * DIM)
+    joined = join_heads(made.expansion, split, HEADS, DIM)
     heads, flat = made.run(split, joined)
     np.testing.assert_array_equal(heads[1, 2], data["x"][1, :, 2 * DIM : 3 * DIM])
     np.testing.assert_array_equal(flat, data["x"])
+
+
+def test_heads_that_were_just_joined_are_not_split_again(bench):
+    made = bench({"x": RNG.standard_normal((2, HEADS, SEQ, DIM), np.float32)})
+    joined = join_heads(made.expansion, "x", HEADS, DIM)
+    assert split_heads(made.expansion, joined, HEADS, DIM) == "x"
+    halves = split_heads(made.expansion, joined, 2 * HEADS, DIM // 2)
+    assert made.run(halves)[0].shape == (2, 2 * HEADS, SEQ, DIM // 2)

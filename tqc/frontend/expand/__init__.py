@@ -7,7 +7,7 @@ from collections.abc import Callable
 from tqc.errors import FrontendError
 from tqc.frontend.graph import Graph, Node
 
-from . import activations, nbits, norms
+from . import activations, nbits, norms, onnx_attention, rotary_embedding
 from .context import Expansion
 
 Expander = Callable[[Expansion, Node], None]
@@ -16,6 +16,8 @@ EXPANDERS: dict[str, Expander] = {
     **activations.EXPANDERS,
     **nbits.EXPANDERS,
     **norms.EXPANDERS,
+    **onnx_attention.EXPANDERS,
+    **rotary_embedding.EXPANDERS,
 }
 """Kind of a node → what replaces it."""
 

@@ -14,6 +14,10 @@ from tqc.frontend.weights import Weight
 
 _KEEPS_WIDTH = frozenset({"Add", "Mul", "Sub", "Cast", "Identity", "tqc::RMSNorm", "LayerNormalization", "Sigmoid"})
 """Kinds whose result is as wide as their first operand that is no scalar."""
+_KEEPS_RANK = frozenset(
+    {"Cast", "Identity", "Slice", "Split", "Concat", "tqc::RMSNorm", "tqc::Rope", "tqc::MatMulNBits"}
+)
+"""Kinds whose result has as many axes as their first operand."""
 
 
 class Expansion:
@@ -22,6 +26,8 @@ class Expansion:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.nodes: list[Node] = []
+        self.shared: dict[tuple, Any] = {}
+        """What nodes of one kind have in common, kept for the next."""
         self._node: Node | None = None
         self._count = 0
 
@@ -93,25 +99,43 @@ class Expansion:
         self.refuse("An operand must be a constant.", found=tensor)
 
     def rank(self, tensor: str) -> int | None:
-        """The rank of an input, constant or weight, or of a Reshape with a constant target; None if it is not known."""
-        for table in (self.graph.constants, self.graph.weights, self.graph.inputs):
-            if tensor in table:
-                return len(table[tensor].shape)
-        node = self.graph.producer.get(tensor)
-        if node and node.kind == "Reshape" and (target := self.value(node.inputs[1])) is not None:
-            return int(target.size)
-        if node and node.kind == "Transpose" and "perm" in node.attrs:
-            return len(node.attrs["perm"])
-        return None
+        """A tensor's number of axes where the operations before it say it, None if they do not."""
+        graph = self.graph
+        while True:
+            for table in (graph.constants, graph.weights, graph.inputs):
+                if tensor in table:
+                    return len(table[tensor].shape)
+            node = graph.producer.get(tensor)
+            if node is None:
+                return None
+            if node.kind == "Reshape":
+                target = self.value(node.inputs[1])
+                return None if target is None else int(target.size)
+            if node.kind == "Transpose" and "perm" in node.attrs:
+                return len(node.attrs["perm"])
+            if node.kind in ("Gather", "tqc::GatherNBits") and len(self._shape(node.inputs[0])) == 2:
+                inner = self.rank(node.inputs[1])  # token ids: an input, or close to one
+                return None if inner is None else inner + 1
+            if node.kind in ("Add", "Mul"):
+                tensor = next((t for t in node.inputs if not self._shape(t)), node.inputs[0])
+            elif node.kind in _KEEPS_RANK or (node.kind == "MatMul" and len(self._shape(node.inputs[1])) == 2):
+                tensor = node.inputs[0]
+            else:
+                return None
+
+    def _shape(self, tensor: str) -> tuple[int, ...]:
+        """The shape of a constant or weight, () for everything else."""
+        known = self.graph.constants.get(tensor, self.graph.weights.get(tensor))
+        return () if known is None else tuple(known.shape)
 
     def width(self, tensor: str) -> int | None:
         """The length of a tensor's last axis where weights say it, None if they do not."""
         graph = self.graph
         while True:
-            for table in (graph.constants, graph.weights):
+            for table in (graph.constants, graph.weights, graph.inputs):
                 if tensor in table:
                     shape = table[tensor].shape
-                    return int(shape[-1]) if shape else None
+                    return int(shape[-1]) if shape and isinstance(shape[-1], int) else None
             node = graph.producer.get(tensor)
             if node is None:
                 return None
@@ -120,9 +144,12 @@ class Expansion:
             if node.kind == "tqc::GatherNBits":
                 return int(node.attrs["width"])
             if node.kind == "Reshape":
-                target = self.value(node.inputs[1])
-                return int(target[-1]) if target is not None and target.size and target[-1] > 0 else None
-            if node.kind == "MatMul":
+                return self._last(node.inputs[1])
+            if node.kind == "Transpose" and "perm" in node.attrs:
+                if node.attrs["perm"][-1] != len(node.attrs["perm"]) - 1:
+                    return None
+                tensor = node.inputs[0]
+            elif node.kind == "MatMul":
                 tensor = node.inputs[1]
             elif node.kind == "Gather" and node.inputs[0] in graph.weights:
                 tensor = node.inputs[0]
@@ -133,6 +160,13 @@ class Expansion:
                 tensor = next((t for t in node.inputs if t not in scalars), "")
             else:
                 return None
+
+    def _last(self, vector: str) -> int | None:
+        """The last number of a Reshape's target, if it is a constant and a size."""
+        target, node = self.value(vector), self.graph.producer.get(vector)
+        if target is None and node and node.kind == "Concat":
+            target = self.value(node.inputs[-1])
+        return int(target[-1]) if target is not None and target.size and target[-1] > 0 else None
 
     def claim(self, tensor: str, claim: Claim) -> None:
         """Whoever drops an operand says what it must be: it is checked when the graph is probed."""

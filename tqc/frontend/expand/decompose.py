@@ -15,15 +15,19 @@ from .context import Expansion
 
 
 def split_heads(expansion: Expansion, x: str, heads: int, dim: int) -> str:
-    """[B, S, heads·dim] → [B, heads, S, dim]."""
+    """[B, S, heads·dim] → [B, heads, S, dim]; what was joined just before is taken as it was."""
+    if joined := expansion.shared.get((join_heads, x, heads, dim)):
+        return joined
     split = expansion.add("Reshape", [x, expansion.ints(0, 0, heads, dim)])
     return expansion.add("Transpose", [split], attrs={"perm": [0, 2, 1, 3]})
 
 
-def join_heads(expansion: Expansion, x: str, width: int, output: str | None = None) -> str:
-    """[B, heads, S, dim] → [B, S, width], width = heads·dim."""
+def join_heads(expansion: Expansion, x: str, heads: int, dim: int, output: str | None = None) -> str:
+    """[B, heads, S, dim] → [B, S, heads·dim]."""
     turned = expansion.add("Transpose", [x], attrs={"perm": [0, 2, 1, 3]})
-    return expansion.add("Reshape", [turned, expansion.ints(0, 0, width)], output=output)
+    joined = expansion.add("Reshape", [turned, expansion.ints(0, 0, heads * dim)], output=output)
+    expansion.shared[join_heads, joined, heads, dim] = x
+    return joined
 
 
 def append(expansion: Expansion, past: str, fresh: str, present: str | None = None) -> str:
