@@ -6,9 +6,10 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .compiler.api import compile
     from .runtime import Session, load
 
-__all__ = ["Session", "__version__", "load"]
+__all__ = ["Session", "__version__", "compile", "load"]
 __version__ = version("turboquant-compiler")
 
 
@@ -18,4 +19,8 @@ def __getattr__(name: str) -> object:
         from . import runtime
 
         return getattr(runtime, name)
+    if name == "compile":
+        from .compiler.api import compile
+
+        return compile
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -21,12 +21,14 @@ COMPANIONS = (
 """Names that Hugging Face's and ONNX Runtime's tools give them."""
 
 
-def companions(model: Path) -> dict[str, Path]:
-    """Name → path of every such file beside the model.
+def companions(model: Path | None) -> dict[str, Path]:
+    """Name → path of every such file beside the model; none if it lies nowhere.
 
     A model in a folder named `onnx` that holds none of them has them in the folder above, as repositories for
     transformers.js do.
     """
+    if model is None:
+        return {}
     folder = model.absolute().parent
     found = _in(folder)
     return _in(folder.parent) if not found and folder.name == "onnx" else found

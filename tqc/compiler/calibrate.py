@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
@@ -16,8 +16,9 @@ import numpy as np
 
 from tqc.artifact.companions import companions
 from tqc.errors import FrontendError
+from tqc.frontend.imported import open_model
 from tqc.frontend.interface import TOKENS, Interface
-from tqc.frontend.load import DTYPES, LoadedModel, load
+from tqc.frontend.load import DTYPES, LoadedModel
 from tqc.frontend.probe import feed
 from tqc.frontend.setting import Setting
 
@@ -45,15 +46,21 @@ def built_in_text() -> str:
 
 
 def measure_key_means(
-    model: Path, interface: Interface, text: str, *, skip: int, limit: int = pieces.LIMIT
+    model: Path | LoadedModel,
+    interface: Interface,
+    text: str,
+    *,
+    skip: int,
+    beside: Path | None = None,
+    limit: int = pieces.LIMIT,
 ) -> KeyMeans | None:
     """Key means of every layer of the ONNX model over `text`, without its first `skip` (at most 16) tokens.
 
-    Needs the model's `tokenizer.json` beside it; returns None without one. About `limit` bytes of weights are in memory
-    at a time. Raises FrontendError if the text is too short, the tokenizer is damaged
-    or another model's, onnxruntime cannot run the model, or the keys are not finite.
+    Needs `tokenizer.json` beside the path `beside`, by default the model's; returns None without one. About `limit`
+    bytes of weights are in memory at a time. Raises FrontendError if the text is too short, the tokenizer is damaged or
+    another model's, onnxruntime cannot run the model, or the keys are not finite.
     """
-    tokenizer_file = companions(model).get("tokenizer.json")
+    tokenizer_file = companions(beside or (model if isinstance(model, Path) else None)).get("tokenizer.json")
     if tokenizer_file is None:
         return None
     from tokenizers import Tokenizer
@@ -69,7 +76,7 @@ def measure_key_means(
         )
     layers = {cache.present_key: layer for layer, cache in enumerate(interface.layers)}
     means = {}
-    for name, key in _present_keys(load(model), interface, np.asarray(ids, np.int64)[None], limit):
+    for name, key in _present_keys(open_model(model), interface, np.asarray(ids, np.int64)[None], limit):
         mean = key[0, :, skip:].astype(np.float64).mean(axis=1)
         if not np.isfinite(mean).all():
             raise FrontendError(
@@ -94,6 +101,8 @@ def _present_keys(
         if entry.name not in feeds and entry.name not in model.initializers:
             dtype = DTYPES[entry.type.tensor_type.elem_type]
             feeds[entry.name] = feed(entry.name, dtype, (), setting)
+    model, held = _without_held(model)
+    feeds |= held
     try:
         values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in feeds.items()}
         yield from pieces.run(model, values, [cache.present_key for cache in interface.layers], limit)
@@ -104,6 +113,16 @@ def _present_keys(
             found=str(error),
             hint="see whether tokenizer.json belongs to this model, or pass --no-centre",
         ) from error
+
+
+def _without_held(model: LoadedModel) -> tuple[LoadedModel, dict[str, np.ndarray]]:
+    """The model with the weights that lie in no file as inputs, and these weights."""
+    stored = {proto.name for proto in model.proto.graph.initializer}
+    held = {name: tensor for name, tensor in model.initializers.items() if name not in stored}
+    kept = {name: tensor for name, tensor in model.initializers.items() if name in stored}
+    return replace(model, initializers=kept), {
+        name: np.ascontiguousarray(tensor.source.read()) for name, tensor in held.items()
+    }
 
 
 def _sha256(text: str) -> str:

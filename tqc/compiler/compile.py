@@ -35,7 +35,7 @@ def compile_model(options: CompileOptions) -> Path:
     check_output(options.output, options.force)
     targets = parse_targets(options.target, options.arch)
     schemes = scheme.parse(options.kv)
-    settings = model_settings(options.model)
+    settings = model_settings(options.beside)
     max_context = check_context(options, settings)
 
     progress("reading the model", 0.0)
@@ -83,7 +83,7 @@ def compile_model(options: CompileOptions) -> Path:
         params=[
             Param(name, final[name].shape, final[name].dtype, partial(slabs, final[name])) for name in built.params
         ],
-        companions=companions(options.model),
+        companions=companions(options.beside),
         force=options.force,
     )
     progress("done", 1.0)
@@ -118,10 +118,11 @@ def _key_means(options: CompileOptions, imported: Imported, k_scheme: str) -> Ke
             raise FrontendError(
                 "the calibration text cannot be read", where=str(options.calibrate), found=str(error)
             ) from error
-    means = measure_key_means(options.model, imported.interface, text, skip=options.sinks)
+    means = measure_key_means(options.model, imported.interface, text, skip=options.sinks, beside=options.beside)
     if means is None and options.calibrate is not None:
         raise FrontendError(
-            "a calibration text needs the model's tokenizer", expected="tokenizer.json beside the model"
+            "a calibration text needs the model's tokenizer",
+            expected="tokenizer.json beside the model",
         )
     if means is not None and set(means.means) != set(range(len(imported.layers))):
         raise FrontendError("the present keys are not those of the layers", found=str(sorted(means.means)))

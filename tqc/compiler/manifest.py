@@ -70,8 +70,8 @@ def describe(
         tqc_version=metadata.version("turboquant-compiler"),
         tvm_version=metadata.version("apache-tvm"),
         tvm_ffi_version=metadata.version("apache-tvm-ffi"),
-        source=Source(file=options.model.name, sha256=imported.sha256, opset=imported.opset, dtype=imported.dtype),
-        command_line=command_line("compile", options.model, _recorded(options)),
+        source=Source(file=options.name, sha256=imported.sha256, opset=imported.opset, dtype=imported.dtype),
+        command_line=command_line("compile", options.name, _recorded(options)),
         libraries=tuple(
             Library(file=library_name(b), kind=b.target.kind, arch=b.target.arch, cpu_level=b.target.cpu_level)
             for b in builts
@@ -143,7 +143,7 @@ def values_rotated_at_run_time(decode: relax.Function) -> set[int]:
     return layers
 
 
-def model_settings(model: Path) -> Settings:
+def model_settings(model: Path | None) -> Settings:
     """What the files beside the model say. Raises FrontendError for those that cannot be read."""
     files = companions(model)
 

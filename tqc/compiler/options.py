@@ -13,6 +13,7 @@ from tqc.errors import PassError
 
 if TYPE_CHECKING:
     from tqc.frontend import Report
+    from tqc.frontend.load import LoadedModel
 
 Progress = Callable[[str, float], None]
 """Told the name of the current step and the fraction of the whole that is done."""
@@ -26,15 +27,18 @@ LIMITS = {"sinks": (0, 256), "recent": (0, 65536), "page": (LANES, 256)}
 class CompileOptions:
     """Everything `tqc compile` can be told; lengths count tokens.
 
-    `model` is an ONNX file, `output` the artifact's directory. `kv` follows the grammar of `tqc.codec.scheme`.
+    `model` is an ONNX file or a loaded model, `output` the artifact's directory. `kv` follows the grammar of
+    `tqc.codec.scheme`.
     `max_context` defaults to the limit in the files beside the model, or 8192. `calibrate` is a text file whose key
     means centre the keys, in place of the built-in text; `centre` False centres nothing, and neither is done for exact
     keys. `fold` False leaves the value rotation to run time. `dump_dir` receives the IR after every pass. `explain` is
-    told what was recognised of the model, before anything is built or when it is refused. Raises
-    CodecError for an unknown scheme, PassError for numbers out of range and for a text that would not be used.
+    told what was recognised of the model, before anything is built or when it is refused. `tokenizer` is the folder of
+    the tokenizer and settings of a model that has no file of its own, beside which they would lie.
+
+    Raises CodecError for an unknown scheme, PassError for numbers out of range and for options that would not be used.
     """
 
-    model: Path
+    model: Path | LoadedModel
     output: Path
     target: str = "cpu"
     arch: str | None = None
@@ -50,6 +54,7 @@ class CompileOptions:
     force: bool = False
     progress: Progress = lambda _step, _fraction: None
     explain: Callable[[Report], None] | None = None
+    tokenizer: Path | None = None
 
     def __post_init__(self) -> None:
         k_scheme, _ = scheme.parse(self.kv)
@@ -63,3 +68,21 @@ class CompileOptions:
         if self.calibrate is not None and not (self.centre and code_bits(k_scheme)):
             found = f"--kv {self.kv}, whose keys are exact" if self.centre else "--no-centre"
             raise PassError("--calibrate would be ignored: keys are not centred", found=found, hint="leave one out")
+        if self.tokenizer is not None and isinstance(self.model, Path):
+            raise PassError("tokenizer would be ignored: its files are read from the model's folder")
+
+    @property
+    def name(self) -> str:
+        """The model's name without a folder."""
+        return self._path.name
+
+    @property
+    def beside(self) -> Path | None:
+        """The path beside which the tokenizer and settings of the model lie, None if there are none."""
+        if isinstance(self.model, Path):
+            return self.model
+        return self.tokenizer / self.name if self.tokenizer else None
+
+    @property
+    def _path(self) -> Path:
+        return self.model if isinstance(self.model, Path) else self.model.path

@@ -42,19 +42,26 @@ class Imported:
     interface: Interface | None = None
 
 
-def import_model(model: str | Path | Any) -> Imported:
-    """Reads a decoder exported with its cache: an ONNX file, or a `torch.export.ExportedProgram`.
+def open_model(model: str | Path | LoadedModel | Any) -> LoadedModel:
+    """An ONNX file, a `torch.export.ExportedProgram` or what is loaded already, as the frontend reads it."""
+    if isinstance(model, LoadedModel):
+        return model
+    return load_program(model) if is_program(model) else load(model)
+
+
+def import_model(model: str | Path | LoadedModel | Any) -> Imported:
+    """Reads a decoder exported with its cache, see `open_model`.
 
     Raises FrontendError, naming nodes and layers, for everything that is not fully understood.
     """
     try:
-        return _import(load_program(model) if is_program(model) else load(model))
+        return _import(open_model(model))
     except TqcError:
         raise
     except Exception as error:
         raise FrontendError(
             "The model cannot be imported.",
-            where=NAME if is_program(model) else str(model),
+            where=str(model) if isinstance(model, str | Path) else NAME,
             found=f"{type(error).__name__}: {error}",
             hint="Check that the model runs in onnxruntime; if it does, report it with the exporter's version.",
         ) from error

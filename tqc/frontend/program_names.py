@@ -17,6 +17,7 @@ from .interface import MASK, POSITIONS, TOKENS
 
 _KEY, _VALUE = re.compile(r"(^|_|\.)keys?(_|\.|$)(?!values)"), re.compile(r"(^|_|\.)values?(_|\.|$)")
 _LAYOUT = ("Identity", "Cast", "Concat")
+_SIDES = ("key", "value")
 
 
 def name_interface(graph: Any) -> None:
@@ -32,7 +33,7 @@ def name_interface(graph: Any) -> None:
     _refuse_fixed([(tokens, (0, 1)), *((value, (0, 2)) for value in caches)])
     _name_outputs(graph, pairs)
     for layer, pair in enumerate(pairs):
-        for side, value in zip(("key", "value"), pair, strict=True):
+        for side, value in zip(_SIDES, pair, strict=True):
             value.name = f"past_key_values.{layer}.{side}"
 
 
@@ -84,18 +85,17 @@ def _refuse_fixed(inputs: list[tuple[Any, tuple[int, int]]]) -> None:
     if fixed:
         raise FrontendError(
             "Batch size, number of new tokens and past length must be dynamic.",
-            where=NAME_OF_PROGRAM,
+            where="inputs of the ExportedProgram",
             found="; ".join(fixed).replace("'", ""),
             hint="Pass dynamic_shapes to torch.export.export: torch.export.Dim.AUTO for axes 0 and 1 of the tokens, "
             "0 and 2 of the cache. Examples of size 1 make torch fix a size.",
         )
 
 
-NAME_OF_PROGRAM = "inputs of the ExportedProgram"
-
-
 def _name_outputs(graph: Any, pairs: list[tuple[Any, Any]]) -> None:
-    pasts = {value: f"present.{n}.{side}" for n, pair in enumerate(pairs) for side, value in zip(_SIDES, pair)}
+    pasts = {
+        value: f"present.{n}.{side}" for n, pair in enumerate(pairs) for side, value in zip(_SIDES, pair, strict=True)
+    }
     others, found = [], {}
     for output in graph.outputs:
         past = _extended(output, set(pasts))
@@ -113,9 +113,6 @@ def _name_outputs(graph: Any, pairs: list[tuple[Any, Any]]) -> None:
     others[0].name = "logits"
     for name, (output,) in found.items():
         output.name = name
-
-
-_SIDES = ("key", "value")
 
 
 def _extended(tensor: Any, pasts: set[Any]) -> Any | None:

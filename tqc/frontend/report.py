@@ -9,8 +9,8 @@ from typing import Any
 from tqc.errors import FrontendError, TqcError
 
 from .canonical import LayerInfo
-from .imported import Imported, import_model
-from .load import load
+from .imported import Imported, import_model, open_model
+from .load import LoadedModel
 from .recognise import Recognised, recognise
 
 
@@ -64,13 +64,13 @@ def report(path: str | Path) -> Report:
         return refusal(path, error)
 
 
-def refusal(path: Path, error: TqcError) -> Report:
+def refusal(model: Path | LoadedModel, error: TqcError) -> Report:
     """The report of a model that was refused with `error`."""
     try:
-        found = recognise(load(path))
+        found = recognise(open_model(model))
     except FrontendError:
         found = Recognised()  # it cannot even be read, and `error` says why
-    return Report(path.name, found.layers, None, error, found.missing, found.reasons)
+    return Report(Path(getattr(model, "path", model)).name, found.layers, None, error, found.missing, found.reasons)
 
 
 def describe_layer(layer: LayerInfo) -> str:
