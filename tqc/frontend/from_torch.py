@@ -10,7 +10,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -85,6 +85,8 @@ def load_program(program: Any) -> LoadedProgram:
             "Compiling a torch program needs packages that are not installed.", found=", ".join(missing), hint=_HINT
         )
     model = _convert(program)
+    for value, name in zip(model.graph.inputs, _input_names(program), strict=True):
+        value.name = name
     name_interface(model.graph)
     initializers = {name: _tensor(name, value.const_value) for name, value in _take_weights(model).items()}
     proto = _structure(model)
@@ -97,7 +99,8 @@ def _convert(program: Any) -> Any:
 
     try:
         with _quiet(), torch.no_grad():
-            model = torch.onnx.export(program, dynamo=True, opset_version=OPSET, optimize=False, verbose=False).model
+            flat = _flat(program)
+            model = torch.onnx.export(flat, dynamo=True, opset_version=OPSET, optimize=False, verbose=False).model
             with _as_inputs(model.graph, _take_weights(model, _KEEP)):
                 optimizer.optimize(model, onnx_shape_inference=False)
     except Exception as error:
@@ -106,6 +109,37 @@ def _convert(program: Any) -> Any:
             "torch cannot convert the program to ONNX.", where=NAME, found=f"{type(error).__name__}: {first}"
         ) from error
     return model
+
+
+def _input_names(program: Any) -> list[str]:
+    """The names that torch made of the arguments of forward and their parts."""
+    inputs = (spec for spec in program.graph_signature.input_specs if spec.kind.name == "USER_INPUT")
+    return [spec.arg.name for spec in inputs if type(spec.arg).__name__ == "TensorArgument"]
+
+
+def _flat(program: Any) -> Any:
+    """The program with its inputs and outputs as flat tuples.
+
+    torch rebuilds nested arguments when it decomposes a program, and transformers' caches do not survive that.
+    """
+    from torch.export import ExportedProgram
+    from torch.export.exported_program import ModuleCallEntry
+    from torch.utils._pytree import tree_flatten
+
+    (whole,) = (entry.signature for entry in program.module_call_graph if entry.fqn == "")
+    _, in_spec = tree_flatten(((0,) * whole.in_spec.num_leaves, {}))
+    _, out_spec = tree_flatten((0,) * whole.out_spec.num_leaves)
+    signature = replace(whole, in_spec=in_spec, out_spec=out_spec, forward_arg_names=None)
+    return ExportedProgram(
+        root=program.graph_module,
+        graph=program.graph,
+        graph_signature=program.graph_signature,
+        state_dict=program.state_dict,
+        range_constraints=program.range_constraints,
+        module_call_graph=[ModuleCallEntry("", signature)],
+        constants=program.constants,
+        verifiers=program.verifiers,
+    )
 
 
 @contextlib.contextmanager
