@@ -139,6 +139,8 @@ class Probe:
     def _open(self, cut: _Cut) -> ort.InferenceSession:
         infos = [helper.make_tensor_value_info(i.name, _onnx_type(i.dtype), i.shape) for i in self._inputs]
         outputs = [helper.make_empty_tensor_value_info(name) for name in self._outputs]
+        for node in cut.nodes:
+            node.ClearField("name")  # names need not be unique here, but onnxruntime refuses some that are not
         proto = helper.make_graph(cut.nodes, "probe", infos, outputs, list(cut.initializers.values()))
         model = helper.make_model(proto, opset_imports=[helper.make_opsetid("", self._graph.opset)], ir_version=8)
         options = ort.SessionOptions()
