@@ -18,7 +18,7 @@ def gather_packed(bb: relax.BlockBuilder, call: relax.Call, laid_out: dict[relax
     def gather_nbits(packed: te.Tensor, indices: te.Tensor, scales: te.Tensor, points: te.Tensor | None = None):
         def block_value(table: te.Tensor, new: bool, row, column):
             at = (row // COLUMNS, column // block, row % COLUMNS) if new else (row, column // block)
-            return table[at].astype("float32")
+            return dialect.widen(table, *at)
 
         def value(*at):
             row, column = te.max(te.min(indices[at[:-1]], rows - 1), 0), at[-1]
@@ -31,7 +31,7 @@ def gather_packed(bb: relax.BlockBuilder, call: relax.Call, laid_out: dict[relax
             elif points is not None:
                 zero = dialect.number(points, row, column // block, bits).astype("float32")
             scale = block_value(scales, is_new["scales"], row, column)
-            return ((number.astype("float32") - zero) * scale).astype(scales.dtype)
+            return ((number.astype("float32") - zero) * scale).astype(call.ty.dtype)
 
         return te.compute((*indices.shape, width), value, name="rows")
 

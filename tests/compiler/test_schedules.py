@@ -30,7 +30,8 @@ def tied(dtype="float32"):
     return builder.get()
 
 
-def test_cuda_makes_device_code_of_packed_weights(tmp_path):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_cuda_makes_device_code_of_packed_weights(tmp_path, dtype):
     try:
         find_nvcc()
     except TargetError as error:
@@ -42,7 +43,7 @@ def test_cuda_makes_device_code_of_packed_weights(tmp_path):
         return run(module, lowering_passes(backend(target, {}).schedule))
 
     with cuda_build_environment(target), target.tvm_target():
-        built = relax.build(tied(), target.tvm_target(), relax_pipeline=pipeline)
+        built = relax.build(tied(dtype), target.tvm_target(), relax_pipeline=pipeline)
         built.export_library(str(tmp_path / "model.so"))
     library = (tmp_path / "model.so").read_bytes()
     assert fatbin.architectures(library) == ("sm_90",)

@@ -14,6 +14,7 @@ FORMATS = [
     {"bits": 8, "block": 64},
     {"bits": 8, "block": 32, "points": "float"},
 ]
+"""Bits, blocks and zero points; with `dtype` the type of scales and float zero points."""
 
 
 @dataclass(frozen=True)

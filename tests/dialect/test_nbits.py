@@ -1,5 +1,6 @@
 """`tqc.matmul_nbits` and `tqc.gather_nbits` against the NumPy definition, and what they are lowered to."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 import tvm_ffi
@@ -76,11 +77,11 @@ def test_operands_that_do_not_fit_are_rejected(wrong):
 
 
 @pytest.mark.parametrize("rows", [1, tirx.Var("s", "int64")])
-def test_scheduled_for_cuda_no_weight_is_stored_as_floats(rows, dtype="float32"):
+def test_scheduled_for_cuda_no_weight_is_stored_as_floats(rows):
     """dlight's kernel dequantizes tiles of the weight on chip; nothing but its result goes to global memory."""
     bb = relax.BlockBuilder()
-    x = relax.Var("x", relax.TensorType((tirx.Var("b", "int64"), rows, 64), dtype))
-    p, s = relax.Var("p", relax.TensorType((96, 2, 16), "uint8")), relax.Var("s", relax.TensorType((96, 2), dtype))
+    x = relax.Var("x", relax.TensorType((tirx.Var("b", "int64"), rows, 64), "float32"))
+    p, s = relax.Var("p", relax.TensorType((96, 2, 16), "uint8")), relax.Var("s", relax.TensorType((96, 2), "float32"))
     with bb.function("main", [x, p, s]):
         with bb.dataflow():
             out = bb.emit_output(bb.emit(matmul_nbits(x, p, s, bits=4, block=32, k=64, n=96)))
@@ -95,3 +96,16 @@ def test_scheduled_for_cuda_no_weight_is_stored_as_floats(rows, dtype="float32")
     )
     assert scopes
     assert all(scope.startswith(("shared", "local", "wmma")) for scope in scopes)
+
+
+@pytest.mark.parametrize("points", ["", "float"])
+def test_scales_may_be_bfloat16(points):
+    weight = make_weight(24, 64, bits=4, block=16, points=points, dtype=ml_dtypes.bfloat16)
+    x, ids = RNG.standard_normal((3, 64)).astype("float32"), np.array([3, 17])
+    got = run_op(lambda x, *w: matmul_nbits(x, *w, **weight.options, k=64, n=24), x=x, **weight.arrays)
+    np.testing.assert_allclose(got, x @ weight.dense.T, rtol=1e-5, atol=1e-4)
+    packed, *rest = weight.arrays.items()
+    arrays = dict([packed, ("ids", ids), *rest])
+    got = run_op(lambda p, i, *w: gather_nbits(p, i, *w, **weight.options, rows=24, width=64), **arrays)
+    np.testing.assert_allclose(got, weight.dense[ids], rtol=1e-6)
+    assert got.dtype == "float32"

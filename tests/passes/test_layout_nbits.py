@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import ml_dtypes
 import numpy as np
 import pytest
 import tvm
 import tvm_ffi
 from nbits_weights import FORMATS, make_weight
+from run_op import tensor
 from tvm import relax, tirx
 from tvm.target import Target
 
@@ -66,7 +68,7 @@ def module(body, arrays, *, x_shape=("b", "s", 48), x_dtype="float32"):
 def evaluate(mod, x, arrays):
     vm = relax.VirtualMachine(relax.build(relax.transform.LegalizeOps()(mod), TARGET), tvm.cpu())
     names = [p.name for p in mod["main"].params[1:]]
-    return vm["main"](tvm.runtime.tensor(x), *[tvm.runtime.tensor(arrays[n]) for n in names]).numpy()
+    return vm["main"](tensor(x), *[tensor(arrays[n]) for n in names]).numpy()
 
 
 def check(mod, arrays, x, tolerance=1e-4):
@@ -147,6 +149,14 @@ def test_a_tied_embedding_is_gathered_from_the_laid_out_weight(form):
     after, weights = check(mod, q.arrays, np.array([[0, 69, 33], [-5, 80, 32]]))
     assert callees(after) == ["tied_rows", f"matmul_int{form['bits']}_48x70"]
     assert set(weights) == set(q.arrays)
+
+
+def test_scales_in_bfloat16():
+    q = Quantized("w", 40, 48, bits=4, block=16, points="float", dtype=ml_dtypes.bfloat16)
+    mod = module(
+        lambda bb, i, w: bb.emit(q.product(bb.emit(q.rows(i, w)), w)), q.arrays, x_shape=("b",), x_dtype="int64"
+    )
+    check(mod, q.arrays, np.array([39, 3, 33]))
 
 
 def test_an_embedding_alone_stays_as_it_is():

@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 
+import ml_dtypes
 import numpy as np
 import pytest
 import tvm
 from levels import needs_level
 from nbits_weights import FORMATS, make_weight
+from run_op import tensor
 from tvm.target import Target
 
 from tqc.codec import nbits
@@ -43,7 +45,7 @@ def options_of(weight):
 
 def run(kernel, *inputs, rows, columns, dtype="float32"):
     result = tvm.runtime.tensor(np.full((rows, columns), np.nan, dtype))
-    kernel(*[tvm.runtime.tensor(array) for array in inputs], result)
+    kernel(*map(tensor, inputs), result)
     return result.numpy()
 
 
@@ -107,6 +109,14 @@ def test_half_precision_is_only_that_of_what_is_stored(x_dtype):
     )
     found = run(kernel, x, *laid_out(weight), rows=3, columns=32, dtype="float16")
     np.testing.assert_allclose(found, x.astype(np.float32) @ weight.dense.T, rtol=1e-3, atol=1e-3)
+
+
+def test_scales_and_zero_points_in_bfloat16():
+    weight = make_weight(32, 64, bits=4, block=32, points="float", dtype=ml_dtypes.bfloat16)
+    x = RNG.standard_normal((3, 64), np.float32)
+    kernel = compile_for(make_matmul_nbits(64, 32, **options_of(weight), config=SMALL))
+    found = run(kernel, x, *laid_out(weight), rows=3, columns=32)
+    np.testing.assert_allclose(found, x @ weight.dense.T, rtol=1e-5, atol=1e-4)
 
 
 def test_many_rows_and_columns_in_parallel():

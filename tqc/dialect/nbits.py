@@ -13,17 +13,18 @@ from tqc.codec import nbits
 from .registry import define_op, dtype_of, make_call, tensor_type
 
 _FLOATS = ("float32", "float16")
+_STORED_FLOATS = (*_FLOATS, "bfloat16")
 
 
 def _check_weight(args: list[relax.Expr], bits: int, block: int, rows: int, width: int) -> None:
     """TypeError unless packed, scales and zero points (if given) have the shapes and types of the format."""
     blocks = -(-width // block)
     packed, scales = tensor_type(args[0], "packed", 3), tensor_type(args[1], "scales", 2)
-    wanted = [(packed, ("uint8",), (rows, blocks, block * bits // 8)), (scales, _FLOATS, (rows, blocks))]
+    wanted = [(packed, ("uint8",), (rows, blocks, block * bits // 8)), (scales, _STORED_FLOATS, (rows, blocks))]
     if len(args) > 2:
         points = tensor_type(args[2], "zero_points", 2)
         columns = blocks if dtype_of(points) != "uint8" else -(-blocks * bits // 8)
-        wanted.append((points, ("uint8", *_FLOATS), (rows, columns)))
+        wanted.append((points, ("uint8", *_STORED_FLOATS), (rows, columns)))
     for ty, dtypes, shape in wanted:
         found = tuple(int(extent) if isinstance(extent, tirx.IntImm) else None for extent in ty.shape)
         if found != shape or dtype_of(ty) not in dtypes:
@@ -46,7 +47,20 @@ def _infer_gather(call: relax.Call) -> relax.TensorType:
     bits, block, rows, width = _options(call, "rows", "width")
     indices = tensor_type(call.args[1], "indices")
     _check_weight([call.args[0], *call.args[2:]], bits, block, rows, width)
-    return relax.TensorType([*indices.shape, width], dtype_of(call.args[2].ty))
+    return relax.TensorType([*indices.shape, width], _computed(dtype_of(call.args[2].ty)))
+
+
+def _computed(dtype: str) -> str:
+    """The type of what is computed from scales of `dtype`; bfloat16 is a type of weights only."""
+    return "float32" if dtype == "bfloat16" else dtype
+
+
+def widen(table: te.Tensor, *index):
+    """A stored float as float32. The bits of bfloat16 are moved: TVM's cast of its vectors takes them for a number."""
+    if str(table.dtype) != "bfloat16":
+        return table[index].astype("float32")
+    bits = tirx.reinterpret("uint16", table[index]).astype("uint32")
+    return tirx.reinterpret("float32", tirx.shift_left(bits, tirx.const(16, "uint32")))
 
 
 def number(packed: te.Tensor, row, column, bits: int):
@@ -70,9 +84,9 @@ def element(packed: te.Tensor, scales: te.Tensor, zero_points: te.Tensor | None,
     elif str(zero_points.dtype) == "uint8":
         zero = number(zero_points, row, column // block, bits).astype("float32")
     else:
-        zero = zero_points[row, column // block].astype("float32")
+        zero = widen(zero_points, row, column // block)
     value = number(packed, row, column, bits).astype("float32")
-    return (value - zero) * scales[row, column // block].astype("float32")
+    return (value - zero) * widen(scales, row, column // block)
 
 
 def _legalize_matmul(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
@@ -104,7 +118,7 @@ def _legalize_gather(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     def gather_nbits(packed: te.Tensor, indices: te.Tensor, scales: te.Tensor, zero_points: te.Tensor | None = None):
         def value(*at):
             row = te.max(te.min(indices[at[:-1]], rows - 1), 0)  # a foreign token id must not read foreign memory
-            return element(packed, scales, zero_points, row, at[-1], bits, block).astype(scales.dtype)
+            return element(packed, scales, zero_points, row, at[-1], bits, block).astype(_computed(str(scales.dtype)))
 
         return te.compute((*indices.shape, width), value, name="rows")
 
@@ -158,9 +172,10 @@ def gather_nbits(
     rows: int,
     width: int,
 ) -> relax.Call:
-    """Rows `indices` [...] of W [rows, width] → [..., width] in the type of scales; indices outside are clipped.
+    """Rows `indices` [...] of W [rows, width] → [..., width] in the type of scales, or float32 if that is bfloat16.
 
-    The weight is given as in `matmul_nbits`. Raises TypeError when shapes or types do not fit together.
+    Indices outside are clipped. The weight is given as in `matmul_nbits`. Raises TypeError when shapes or types do not
+    fit together.
     """
     operands = [packed, indices, scales, *([zero_points] if zero_points is not None else [])]
     return make_call(GATHER, operands, bits=int(bits), block=int(block), rows=int(rows), width=int(width))

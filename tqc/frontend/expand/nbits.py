@@ -19,7 +19,7 @@ from tqc.frontend.weights import ArrayTensor, Reshape, Weight
 
 from .context import Expansion
 
-_FLOATS = ("float32", "float16")
+_FLOATS = ("float32", "float16", "bfloat16")
 
 
 def matmul_nbits(e: Expansion, node: Node) -> None:
@@ -76,7 +76,7 @@ def gather_block_quantized(e: Expansion, node: Node) -> None:
         zero = Weight(f"{stored.name}/zero", shape, "uint8", ArrayTensor(np.zeros(shape, np.uint8)), stored.name)
         operands.append(_put(e, zero))
     attrs = {"bits": bits, "block": block, "rows": rows, "width": width}
-    dtype = e.graph.types[operands[2]]
+    dtype = e.graph.types[operands[2]].replace("bfloat16", "float32")  # the type it is computed in
     e.add("GatherNBits", operands, attrs=attrs, domain="tqc", dtype=dtype, output=node.outputs[0])
 
 
