@@ -109,6 +109,7 @@ CASES = {
     "Sigmoid": ([X], [], {}),
     "Sin": ([X], [], {}),
     "Slice": ([X], [_ints(1), _ints(1 << 62), _ints(1)], {}),
+    "Slice-last-axis": ([X], [_ints(1), _ints(3), _ints(-1)], {}),
     "Slice-steps": ([X], [_ints(-1), _ints(-9), _ints(2), _ints(-2)], {}),
     "Slice-first-axes": ([X], [_ints(0, 1), _ints(1, 3)], {}),
     "Softmax": ([X], [], {"axis": 1}),

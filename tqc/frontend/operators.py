@@ -120,7 +120,8 @@ def _gather(x: Operands, node: Node) -> relax.Expr:
 
 def _slice(x: Operands, node: Node) -> relax.Expr:
     starts, ends = x.ints(1), x.ints(2)
-    axes = x.ints(3) or list(range(len(starts)))
+    rank = len(x.shape(0))
+    axes = [axis % rank for axis in x.ints(3) or range(len(starts))]
     steps = x.ints(4) or [1] * len(starts)
     return relax.op.strided_slice(x[0], axes, starts, ends, steps)
 

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from tqc.errors import FrontendError
 from tqc.frontend.graph import Graph, Node
 
-from . import activations, nbits, norms, onnx_attention, rotary_embedding
+from . import activations, gqa, nbits, norms, onnx_attention, rotary_embedding
 from .context import Expansion
 
 Expander = Callable[[Expansion, Node], None]
 
 EXPANDERS: dict[str, Expander] = {
     **activations.EXPANDERS,
+    **gqa.EXPANDERS,
     **nbits.EXPANDERS,
     **norms.EXPANDERS,
     **onnx_attention.EXPANDERS,

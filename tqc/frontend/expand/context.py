@@ -59,8 +59,10 @@ class Expansion:
 
         `dtype` is the output's element type, by default that of the first input.
         """
-        name = output or self._fresh(op)
-        node = Node(op, list(inputs), [name], dict(attrs or {}), f"{self._node.name or name}/{op}", domain)
+        fresh = self._fresh(op)
+        name = output or fresh
+        label = f"{self._node.name}/{op}_{self._count}" if self._node.name else fresh
+        node = Node(op, list(inputs), [name], dict(attrs or {}), label, domain)
         found = dtype or self.graph.types.get(inputs[0])
         if found:
             self.graph.types[name] = found
