@@ -75,8 +75,10 @@ def test_one_wrong_bit_is_refused():
             classify(("m",), (_observed(wrong, setting),))
 
 
-def test_a_mask_per_head_is_refused():
+def test_a_mask_may_be_repeated_over_heads_but_not_differ():
     setting = Setting(1, 3, 4)
     allowed = np.tril(np.ones((1, 2, 3, 7), bool), 4)
+    assert classify(("m",), (_observed(allowed, setting),)) == 0
+    allowed[0, 1, 0, 0] = False
     with pytest.raises(UnknownMask, match=r"\[1, 2, 3, 7\]"):
         classify(("m",), (_observed(allowed, setting),))

@@ -68,6 +68,8 @@ def _visible(masks: tuple[str, ...], seen: Observed) -> Visible:
             if not ((values == 0) | (values <= FORBIDDEN)).all():
                 raise UnknownMask("it adds values other than 0 and minus infinity")
             values = values == 0
+        if values.ndim == 4 and (values == values[:, :1]).all():
+            values = values[:, :1]
         try:
             allowed = allowed & values
         except ValueError:
