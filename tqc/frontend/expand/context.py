@@ -147,6 +147,10 @@ class Expansion:
                 return int(node.attrs["width"])
             if node.kind == "Reshape":
                 return self._last(node.inputs[1])
+            if node.kind == "Split":
+                sizes = self.value(node.inputs[1]) if len(node.inputs) > 1 else None
+                last = node.attrs.get("axis", 0) in (-1, (self.rank(node.inputs[0]) or 0) - 1)
+                return int(sizes[node.outputs.index(tensor)]) if last and sizes is not None else None
             if node.kind == "Transpose" and "perm" in node.attrs:
                 if node.attrs["perm"][-1] != len(node.attrs["perm"]) - 1:
                     return None
