@@ -9,6 +9,8 @@ without zero points needs no subtraction; their scale is applied once a block, t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
+from operator import add
 
 import numpy as np
 from tvm import tirx
@@ -19,11 +21,14 @@ from tvm.tirx.script.builder import ir as T
 from tqc.codec import nbits
 from tqc.errors import PassError
 
-from .cpu_rows import at, let, load, scratch, splat, vector_type
+from .cpu_rows import at, let, load, scratch, splat, total, vector_type
 from .cpu_tiles import BLOCK as COLUMNS
 from .cpu_tiles import MatmulConfig, Product, RowTiles, make_products
 
 WORD_BITS = 32
+FEW = 4
+"""Rows up to which zero points are taken from a block's sum, times the sum of x, and not from each number."""
+
 CHAINS = 8  # independent sums: a fused multiply-add takes 4 cycles, and two start in each
 
 
@@ -133,16 +138,20 @@ class _Kernel(RowTiles):
                 T.buffer_store(buffer, splat(0.0, lanes), [every])
             scales = {c: let(f"scale{c}", load(out.w[1], [j, b, left + c], lanes)) for c in range(0, width, lanes)}
             zeros = {c: let(f"zero{c}", self._zero(out.w[2], [j, b, left + c])) for c in scales if len(out.w) > 2}
+            early, late = ({}, zeros) if rows <= FEW else (zeros, {})
             whole = depth // self.per_word
             with T.serial(T.int64(0), T.int64(whole)) as g:
-                self._word(out, part, zeros, j, first, b, g, self.per_word, left, chains)
+                self._word(out, part, early, j, first, b, g, self.per_word, left, chains)
             if rest := depth % self.per_word:
-                self._word(out, part, zeros, j, first, b, whole, rest, left, chains)
+                self._word(out, part, early, j, first, b, whole, rest, left, chains)
+            sums = {i: splat(self._sum(first + i, b, depth), lanes) for i in range(rows) if late}
             for i, c in cells:
-                total = part[i, c, 0][every]
+                product = part[i, c, 0][every]
                 for chain in range(1, chains):
-                    total = total + part[i, c, chain][every]
-                T.buffer_store(acc[i, c], acc[i, c][every] + total * scales[c], [every])
+                    product = product + part[i, c, chain][every]
+                if late:
+                    product = product - late[c] * sums[i]
+                T.buffer_store(acc[i, c], acc[i, c][every] + product * scales[c], [every])
 
         with T.serial(T.int64(0), T.int64(self.k // self.size)) as b:
             one_block(b, self.size)
@@ -170,6 +179,18 @@ class _Kernel(RowTiles):
                 if chain == number % chains:
                     x = splat(load(self.x, [first + i, k], 1), lanes)
                     T.buffer_store(part[i, c, chain], part[i, c, chain][every] + x * values[c], [every])
+
+    def _sum(self, row, b, depth: int) -> Expr:
+        """The sum of the first `depth` elements of a block of x."""
+        lanes, start = self.config.lanes, b * self.size
+        vectors = [load(self.x, [row, start + offset], lanes) for offset in range(0, depth - lanes + 1, lanes)]
+        found = None
+        if vectors:
+            vector = scratch(lanes)
+            T.buffer_store(vector, reduce(add, vectors), [at(0, lanes)])
+            found = total(vector, lanes)
+        rest = [load(self.x, [row, start + offset], 1) for offset in range(depth // lanes * lanes, depth)]
+        return let("sum", reduce(add, [*([] if found is None else [found]), *rest]))
 
     def _unpack(self, words: Expr, number: int) -> Expr:
         """Number `number` of every word, as float32 around zero."""

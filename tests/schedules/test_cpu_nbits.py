@@ -84,8 +84,8 @@ def test_product_equals_numpy(mcpu, form):
 
 @pytest.mark.parametrize("mcpu", LEVELS)
 def test_every_row_tile(mcpu):
-    weight = make_weight(40, 64, bits=4, block=32)
-    kernel = compile_for(make_matmul_nbits(64, 40, bits=4, block=32, config=config_of(mcpu)), mcpu)
+    weight = make_weight(40, 64, bits=4, block=32, points="uint8")
+    kernel = compile_for(make_matmul_nbits(64, 40, **options_of(weight), config=config_of(mcpu)), mcpu)
     for rows in (1, 2, 4, 8, 15, 27):
         x = RNG.standard_normal((rows, 64), np.float32)
         found = run(kernel, x, *laid_out(weight), rows=rows, columns=40)
