@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tqc.compiler import CompileOptions
-from tqc.compiler.manifest import DEFAULT_CONTEXT, check_context, model_settings
+from tqc.compiler.manifest import DEFAULT_CONTEXT, check_context, limit_context, model_settings
 from tqc.errors import FrontendError, PassError
 
 
@@ -34,6 +34,17 @@ def test_reject_more_than_the_model_has_positions(tmp_path):
     (tmp_path / "config.json").write_text('{"n_positions": 1024}')
     with pytest.raises(PassError, match="at most 1024"):
         context(options(tmp_path, max_context=2048))
+
+
+@pytest.mark.parametrize(("longest", "expected"), [(None, 8192), (4096, 4096), (16384, 8192)])
+def test_a_model_that_changes_with_the_length_has_its_own_limit(tmp_path, longest, expected):
+    assert limit_context(options(tmp_path), 8192, longest) == expected
+
+
+def test_reject_more_than_one_rotation_serves(tmp_path):
+    assert limit_context(options(tmp_path, max_context=4096), 4096, 4096) == 4096
+    with pytest.raises(PassError, match="at most 4096"):
+        limit_context(options(tmp_path, max_context=4097), 4097, 4096)
 
 
 @pytest.mark.parametrize("text", [b"{", b"[1, 2]", b"7", b"\xff"])

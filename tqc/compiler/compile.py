@@ -21,7 +21,7 @@ from tqc.passes.pipeline import Dump, cache_passes, run
 
 from .build import build
 from .calibrate import KeyMeans, built_in_text, measure_key_means
-from .manifest import check_context, describe, library_name, model_settings
+from .manifest import check_context, describe, library_name, limit_context, model_settings
 from .options import CompileOptions
 
 
@@ -41,6 +41,7 @@ def compile_model(options: CompileOptions) -> Path:
     progress("reading the model", 0.0)
     imported = _import(options)
     settings.check(imported.vocab_size, FrontendError)
+    max_context = limit_context(options, max_context, imported.longest)
     progress("measuring key means", 0.15)
     means = _key_means(options, imported, schemes[0])
     weights: dict[str, Weight] = dict(imported.weights)

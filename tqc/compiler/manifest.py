@@ -170,6 +170,17 @@ def check_context(options: CompileOptions, settings: Settings) -> int:
     return options.max_context or limit or DEFAULT_CONTEXT
 
 
+def limit_context(options: CompileOptions, max_context: int, longest: int | None) -> int:
+    """`max_context`, or less where the model changes after `longest` tokens. Raises PassError if more is asked for."""
+    if longest and options.max_context and options.max_context > longest:
+        raise PassError(
+            "--max-context is more than one rotation of the model serves",
+            expected=f"at most {longest}: beyond, the model takes other frequencies for all of its tokens",
+            found=str(options.max_context),
+        )
+    return min(max_context, longest or max_context)
+
+
 def _vector_bytes(layout: CacheLayout, scheme: str) -> int:
     """Bytes of one coded or exact vector, scale included."""
     bits = code_bits(scheme)

@@ -11,6 +11,7 @@ from onnx import helper, numpy_helper
 
 from tqc.errors import FrontendError
 
+from .branches import THEN, constant_branches
 from .dtypes import element_types
 from .graph import Graph, Input, Node
 from .load import DTYPES, HALF_BYTES, LoadedModel
@@ -79,7 +80,8 @@ def _is_void(node: Node, types: dict[str, str], constants: dict[str, np.ndarray]
 def build(model: LoadedModel) -> Graph:
     """The graph of a loaded model, every Constant, Identity and Cast to the same type resolved.
 
-    Raises FrontendError for inputs of unsupported types and for nodes with subgraphs (If, Loop, Scan).
+    Raises FrontendError for inputs of unsupported types and for nodes with subgraphs (If, Loop, Scan), but
+    for an If between constants.
     """
     proto = model.proto.graph
     constants: dict[str, np.ndarray] = {}
@@ -101,6 +103,10 @@ def build(model: LoadedModel) -> Graph:
         domain = "" if source.domain == "ai.onnx" else source.domain
         operands = [alias.get(t, t) for t in source.input]
         node = Node(source.op_type, operands, list(source.output), attrs, source.name, domain, source)
+        if constant_branches(node):
+            types |= {name: str(array.dtype) for name, array in zip(node.outputs, node.attrs[THEN], strict=True)}
+            nodes.append(node)
+            continue
         if any(isinstance(value, onnx.GraphProto) for value in attrs.values()):
             raise FrontendError(
                 "Control flow is not supported.", where=node.label, hint="Export the model without If, Loop and Scan."

@@ -50,6 +50,7 @@ class Graph:
     """`outputs` maps a public name to the tensor behind it. `types` are element types.
 
     Tensors are defined by nodes, inputs, constants and weights. `claims` are still to be checked; their tensors stay.
+    `longest` is the number of tokens up to which the graph is what was read, None if it always is.
     """
 
     inputs: dict[str, Input]
@@ -60,6 +61,7 @@ class Graph:
     opset: int
     types: dict[str, str]
     claims: list[Claimed] = field(default_factory=list)
+    longest: int | None = None
 
     def __post_init__(self) -> None:
         self.producer: dict[str, Node] = {}

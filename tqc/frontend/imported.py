@@ -28,7 +28,8 @@ class Imported:
     `mod["main"]` takes input_ids and positions [batch, seq] int64, past_key_n and past_value_n [batch, kv_heads, past,
     head_dim], then the tensors of `weights` in order; it returns logits [batch, seq, vocab_size] and the extended keys
     and values. `dtype` is the cache's; `sha256` the digest of the model file and its external data; `interface` names
-    the file's own inputs and outputs.
+    the file's own inputs and outputs; beyond `longest` tokens, if that
+    is a number, the file computes something else.
     """
 
     mod: tvm.IRModule
@@ -40,6 +41,7 @@ class Imported:
     path: Path
     sha256: str
     interface: Interface | None = None
+    longest: int | None = None
 
 
 def open_model(model: str | Path | LoadedModel | Any) -> LoadedModel:
@@ -83,6 +85,7 @@ def _import(model: LoadedModel) -> Imported:
         model.path,
         model.sha256(),
         canonical.interface,
+        canonical.graph.longest,
     )
 
 

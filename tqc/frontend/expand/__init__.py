@@ -7,13 +7,14 @@ from collections.abc import Callable
 from tqc.errors import FrontendError
 from tqc.frontend.graph import Graph, Node
 
-from . import activations, gqa, multi_head_attention, nbits, norms, onnx_attention, rotary_embedding
+from . import activations, choices, gqa, multi_head_attention, nbits, norms, onnx_attention, rotary_embedding
 from .context import Expansion
 
 Expander = Callable[[Expansion, Node], None]
 
 EXPANDERS: dict[str, Expander] = {
     **activations.EXPANDERS,
+    **choices.EXPANDERS,
     **gqa.EXPANDERS,
     **multi_head_attention.EXPANDERS,
     **nbits.EXPANDERS,
