@@ -98,3 +98,9 @@ def test_onnxruntime_accepts_the_decoder(decoder, tmp_path):
     """The handmade decoder that all these tests vary is a valid model."""
     session = ort.InferenceSession(decoder().save(tmp_path), providers=["CPUExecutionProvider"])
     assert [entry.name for entry in session.get_outputs()] == ["logits", "present.0.key", "present.0.value"]
+
+
+def test_a_wanted_tensor_may_be_an_input(decoder, tmp_path):
+    graph = build(load(decoder().save(tmp_path)))
+    seen = Probe(graph, {"attention_mask"}).run(Setting(2, 3, 5))
+    np.testing.assert_array_equal(seen.values["attention_mask"], np.ones((2, 8)))

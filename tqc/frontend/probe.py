@@ -132,7 +132,7 @@ class Probe:
         for name in self._shapes:
             cut.add("Shape", [name], f"{_PREFIX}shape/{name}")
         self._outputs = self._wanted + [f"{_PREFIX}shape/{name}" for name in self._shapes]
-        used = {name for node in cut.nodes for name in node.input}
+        used = {name for node in cut.nodes for name in node.input} | wanted
         self._inputs = [entry for name, entry in graph.inputs.items() if name in used]
         self._session = self._open(cut) if self._outputs else None
 
@@ -191,6 +191,6 @@ def feed(name: str, dtype: str, shape: tuple[int | str, ...], setting: Setting) 
 def _failed(what: str, error: Exception) -> FrontendError:
     return FrontendError(
         f"The graph {what} in onnxruntime.",
-        found=str(error).splitlines()[0],
-        hint="Check that the model runs in onnxruntime.",
+        found=(str(error).splitlines() or [type(error).__name__])[0],
+        hint="Check that the model runs in onnxruntime, with several new tokens behind a cache too.",
     )

@@ -11,6 +11,7 @@ from tqc.frontend.claims import Claim
 from tqc.frontend.graph import Node
 from tqc.frontend.masks import FORBIDDEN
 
+from .caches import cache_of, pin_head_dim
 from .context import Expansion
 from .decompose import append, attend, causal_mask
 
@@ -37,6 +38,9 @@ def multi_head_attention(e: Expansion, node: Node) -> None:
     heads = node.attrs.get("num_heads", 0)
     if heads <= 0:
         e.refuse("MultiHeadAttention lacks its number of heads.")
+    if (width := e.width(given["query"])) and given["key"]:
+        for operand, past in (("key", past_k), ("value", past_v)):
+            pin_head_dim(e, past or cache_of(e, given[operand]), width // heads)
     q, k, v = _fresh(e, given, heads)
     if past_k:
         k, v = append(e, past_k, k, present_k), append(e, past_v, v, present_v)

@@ -13,11 +13,9 @@ from tqc.frontend.claims import Claim
 from tqc.frontend.graph import Node
 from tqc.frontend.interface import TOKENS
 
+from .caches import cache_of
 from .context import Expansion
 from .decompose import append, attend
-
-_PASSES = ("Reshape", "Expand", "Unsqueeze", "Squeeze", "Tile", "Transpose", "Cast", "Mul", "Div")
-"""Kinds between the cache's concatenation and the operand of attention."""
 
 
 def attention(e: Expansion, node: Node) -> None:
@@ -47,7 +45,7 @@ def attention(e: Expansion, node: Node) -> None:
     if past_k:
         k, v = append(e, past_k, k, present_k), append(e, past_v, v, present_v)
     # Sizes are read off the cache's input where it can be found, so that a probe of the mask runs no layer.
-    cache = past_k or _cache_of(e, k)
+    cache = past_k or cache_of(e, k)
     total = _add(e, _axis(e, cache, 2), _axis(e, TOKENS, 1)) if cache else _axis(e, k, 2)
     masks = []
     if mask:
@@ -91,21 +89,6 @@ def _split(e: Expansion, x: str, heads: int) -> str:
     """[B, S, heads·dim] → [B, heads, S, dim]."""
     split = e.add("Reshape", [x, e.ints(0, 0, heads, -1)])
     return e.add("Transpose", [split], attrs={"perm": [0, 2, 1, 3]})
-
-
-def _cache_of(e: Expansion, keys: str) -> str:
-    """The graph input that `keys` begin with, '' if they are not seen to."""
-    graph = e.graph
-    while node := graph.producer.get(keys):
-        if node.kind == "Concat" and len(node.inputs) == 2 and node.inputs[0] in graph.inputs:
-            return node.inputs[0] if len(graph.inputs[node.inputs[0]].shape) == 4 else ""
-        if node.kind not in _PASSES:
-            return ""
-        known = [t for t in node.inputs if t and t not in graph.constants]
-        if not known:
-            return ""
-        keys = known[0]
-    return ""
 
 
 def _head_dim(e: Expansion, node: Node, cache: str, flat: bool) -> int:
