@@ -19,6 +19,7 @@ from tqc.errors import FrontendError
 from tqc.frontend.imported import open_model
 from tqc.frontend.interface import TOKENS, Interface
 from tqc.frontend.load import DTYPES, LoadedModel
+from tqc.frontend.portable import portable
 from tqc.frontend.probe import feed
 from tqc.frontend.setting import Setting
 
@@ -101,7 +102,7 @@ def _present_keys(
         if entry.name not in feeds and entry.name not in model.initializers:
             dtype = DTYPES[entry.type.tensor_type.elem_type]
             feeds[entry.name] = feed(entry.name, dtype, (), setting)
-    model, held = _without_held(model)
+    model, held = _without_held(portable(model))
     feeds |= held
     try:
         values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in feeds.items()}
