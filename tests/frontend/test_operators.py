@@ -99,6 +99,7 @@ CASES = {
     "Not": ([X > 0], [], {}),
     "Or": ([X > 0, Y > 0], [], {}),
     "Pow": ([np.abs(X), Y], [], {}),
+    "Pow-integer": ([X], [np.array([2], np.int32)], {}),
     "Reciprocal": ([X + 4], [], {}),
     "ReduceMax": ([X], [], {"axes": [-1]}),
     "ReduceMax-all": ([np.arange(6).reshape(2, 3)], [], {"keepdims": 0}),

@@ -153,6 +153,12 @@ def _layer_norm(x: Operands, node: Node) -> relax.Expr:
     return relax.op.nn.layer_norm(x[0], x[1], bias, axes, epsilon)
 
 
+def _pow(x: Operands, node: Node) -> relax.Expr:
+    """The exponent may be an integer; the result has the base's type."""
+    exponent = x[1] if _dtype(x[0]) == _dtype(x[1]) else x.emit(relax.op.astype(x[1], _dtype(x[0])))
+    return relax.op.power(x[0], exponent)
+
+
 def _clip(x: Operands, node: Node) -> relax.Expr:
     low, high = x.value(1), x.value(2)
     bounds = [float(v.reshape(())) if v is not None else limit for v, limit in ((low, -np.inf), (high, np.inf))]
@@ -196,7 +202,7 @@ BUILDERS: dict[str, Builder] = {
     "Neg": _unary(relax.op.negative),
     "Not": _unary(relax.op.logical_not),
     "Or": _binary(relax.op.logical_or),
-    "Pow": _binary(relax.op.power),
+    "Pow": _pow,
     "Reciprocal": lambda x, node: relax.op.divide(_like(x[0], 1.0), x[0]),
     "ReduceMax": _reduce(relax.op.max),
     "ReduceMean": _reduce(relax.op.mean),

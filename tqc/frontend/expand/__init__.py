@@ -7,7 +7,7 @@ from collections.abc import Callable
 from tqc.errors import FrontendError
 from tqc.frontend.graph import Graph, Node
 
-from . import activations, choices, gqa, multi_head_attention, nbits, norms, onnx_attention, rotary_embedding
+from . import activations, choices, gqa, multi_head_attention, nbits, norms, onnx_attention, refused, rotary_embedding
 from .context import Expansion
 
 Expander = Callable[[Expansion, Node], None]
@@ -20,6 +20,7 @@ EXPANDERS: dict[str, Expander] = {
     **nbits.EXPANDERS,
     **norms.EXPANDERS,
     **onnx_attention.EXPANDERS,
+    **refused.EXPANDERS,
     **rotary_embedding.EXPANDERS,
 }
 """Kind of a node → what replaces it."""

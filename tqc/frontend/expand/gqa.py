@@ -6,7 +6,7 @@ inside the operation; the number of cached tokens enters as an operand, which is
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from tqc.frontend.claims import Claim
 from tqc.frontend.graph import Node
 
+from .caches import pin_head_dim
 from .context import Expansion
 from .decompose import append, attend, causal_mask, join_heads, split_heads
 from .rotary_embedding import rotate
@@ -112,20 +113,19 @@ def _heads(expansion: Expansion, node: Node, given: dict[str, str]) -> _Heads:
 
 
 def _fix_cache(expansion: Expansion, given: dict[str, str], heads: _Heads) -> None:
-    """Writes head count and size into the shapes of the cache inputs, where builders leave a name."""
-    inputs = expansion.graph.inputs
+    """Writes the size of heads into the shapes of the cache inputs, where builders leave a name."""
     for side in ("past_key", "past_value"):
-        entry = inputs.get(given[side])
+        entry = expansion.graph.inputs.get(given[side])
         if entry is None or len(entry.shape) != 4:
             expansion.refuse("The cached keys and values must be inputs of the graph, of rank 4.", found=given[side])
-        batch, kv, past, dim = entry.shape
+        _, kv, _, dim = entry.shape
         if any(isinstance(found, int) and found != ours for found, ours in ((kv, heads.kv), (dim, heads.dim))):
             expansion.refuse(
                 "A cache input has another shape than its attention.",
                 expected=f"[batch, {heads.kv}, past, {heads.dim}]",
                 found=f"{given[side]} {list(entry.shape)}",
             )
-        inputs[given[side]] = replace(entry, shape=(batch, heads.kv, past, heads.dim))
+        pin_head_dim(expansion, given[side], heads.dim)
 
 
 def _projections(expansion: Expansion, given: dict[str, str], heads: _Heads) -> list[str]:
