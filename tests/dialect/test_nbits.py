@@ -62,6 +62,7 @@ def test_the_type_of_a_product():
     "wrong",
     [
         {"x": (2, 33)},
+        {"x": (32,)},
         {"packed": (8, 2, 16)},
         {"packed": (8, 3, 8)},
         {"scales": (2, 8)},

@@ -37,8 +37,9 @@ def _options(call: relax.Call, *names: str) -> list[int]:
 
 def _infer_matmul(call: relax.Call) -> relax.TensorType:
     x, (bits, block, k, n) = tensor_type(call.args[0], "x"), _options(call, "k", "n")
-    if not isinstance(x.shape[-1], tirx.IntImm) or int(x.shape[-1]) != k or dtype_of(x) not in _FLOATS:
-        raise TypeError(f"x must be float [..., {k}], found {x}")
+    width = x.shape[-1] if len(x.shape) > 1 else None
+    if not isinstance(width, tirx.IntImm) or int(width) != k or dtype_of(x) not in _FLOATS:
+        raise TypeError(f"x must be float [..., rows, {k}], found {x}")
     _check_weight(call.args[1:], bits, block, n, k)
     return relax.TensorType([*list(x.shape)[:-1], n], dtype_of(x))
 
