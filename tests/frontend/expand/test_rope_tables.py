@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes  # noqa: F401 (makes bfloat16 a dtype of NumPy)
 import numpy as np
 import pytest
 
@@ -36,6 +37,17 @@ def test_half_precision_tables_give_angles_to_their_precision(rows):
     found, scaling = frequencies(*tables(inv_freq, rows, dtype="float16"))
     assert scaling == 1.0
     assert np.abs(np.arange(rows)[:, None] * (found.astype(np.float64) - inv_freq)).max() < 2e-4
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_bfloat16_tables(wide):
+    inv_freq = inverse_frequencies()
+    cos, sin = (table.astype("bfloat16") for table in tables(inv_freq))
+    if wide:
+        cos, sin = cos.astype(np.float32), sin.astype(np.float32)
+    found, scaling = frequencies(cos, sin)
+    assert scaling == 1.0
+    assert np.abs(np.arange(2048)[:, None] * (found.astype(np.float64) - inv_freq)).max() < 2e-3
 
 
 def test_scaled_and_uneven_frequencies():

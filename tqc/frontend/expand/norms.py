@@ -67,7 +67,7 @@ def _rms_norm(expansion: Expansion, x: str, weight: str, epsilon: float, output:
     types = expansion.graph.types
     weight = _vector(expansion, x, weight)
     wanted = types.get(weight)
-    same = wanted in (None, types.get(x))
+    same = wanted in (None, "bfloat16", types.get(x))  # weights in bfloat16 are computed with in the type of x
     attrs = {"epsilon": float(epsilon)}
     y = expansion.add("RMSNorm", [x, weight], attrs=attrs, domain="tqc", output=output if same else None)
     if not same:

@@ -5,6 +5,7 @@ A table holds a·cos(n·f) and a·sin(n·f) in row n (Su et al. 2021, §3.4.2; a
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 
 _NEARBY = (0, -1, 1, -2, 2, -3, 3)
@@ -25,7 +26,7 @@ def frequencies(cos: np.ndarray, sin: np.ndarray) -> tuple[np.ndarray, float]:
     """
     if cos.ndim != 2 or cos.shape != sin.shape or len(cos) < 2:
         raise NoRotation(f"shapes are {list(cos.shape)} and {list(sin.shape)}")
-    resolution = float(np.finfo(cos.dtype).eps)
+    resolution = _resolution(cos, sin)
     table = cos.astype(np.float64) + 1j * sin.astype(np.float64)
     scaling = _scaling(table, resolution)
     exact = _slopes(table)
@@ -35,6 +36,13 @@ def frequencies(cos: np.ndarray, sin: np.ndarray) -> tuple[np.ndarray, float]:
         part = table[start : start + _CHUNK]
         _verify(part, np.arange(start, start + len(part)), found, scaling, resolution)
     return found, scaling
+
+
+def _resolution(cos: np.ndarray, sin: np.ndarray) -> float:
+    """The distance of 1 to the next number of the type the tables were rounded to, be they wider now."""
+    kinds = (ml_dtypes.bfloat16, np.float16, np.float32)
+    fits = (k for k in kinds if all(np.array_equal(t.astype(k).astype(np.float64), t) for t in (cos, sin)))
+    return float(ml_dtypes.finfo(next(fits, np.float64)).eps)
 
 
 def _scaling(table: np.ndarray, resolution: float) -> float:
