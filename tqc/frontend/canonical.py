@@ -11,6 +11,7 @@ from tqc.errors import FrontendError
 
 from .attention import Match, find, products
 from .dependence import Source, dependences
+from .every_row import compute_every_row
 from .expand import expand
 from .facts import Facts, observe
 from .folding import fold
@@ -167,6 +168,7 @@ def canonicalise(graph: Graph, supported: Collection[str]) -> Canonical:
     """
     expand(graph)
     interface = bind(graph)
+    compute_every_row(graph, interface.logits)
     sources = dependences(graph, interface)
     refuse_unsupported(graph, sources, supported)
     facts = observe(graph, sources, products(graph) | angle_tensors(graph, sources))
