@@ -51,8 +51,8 @@ def test_nodes_that_do_nothing_are_left_out(decoder, tmp_path):
     model.add("Identity", ["residual"], "same")
     model.add("Cast", ["same"], "still", to=TensorProto.FLOAT)
     model.add("Dropout", ["still"], "again")
-    model.add("Concat", ["again"], "joined", axis=0)
-    model.nodes.append(helper.make_node("MatMul", ["joined", last.input[1]], ["logits"]))
+    model.add("Concat", ["again"], "wrapped", axis=0)
+    model.nodes.append(helper.make_node("MatMul", ["wrapped", last.input[1]], ["logits"]))
     graph = _build(model, tmp_path)
     assert graph.producer["logits"].inputs[0] == "residual"
 
@@ -70,11 +70,11 @@ def test_empty_operands_of_a_concatenation_are_left_out(decoder, tmp_path):
 def test_constant_nodes_become_constants(decoder, tmp_path):
     model = decoder()
     model.nodes.insert(0, helper.make_node("Constant", [], ["c"], value_floats=[1.0, 2.0]))
-    model.nodes.insert(0, helper.make_node("Constant", [], ["i"], value_int=3))
+    model.nodes.insert(0, helper.make_node("Constant", [], ["integer"], value_int=3))
     graph = _build(model, tmp_path)
     assert graph.constants["c"].dtype == np.float32
-    assert graph.constants["i"].dtype == np.int64
-    assert graph.constants["i"].shape == ()
+    assert graph.constants["integer"].dtype == np.int64
+    assert graph.constants["integer"].shape == ()
 
 
 def test_an_output_may_be_an_alias(decoder, tmp_path):

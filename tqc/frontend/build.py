@@ -15,6 +15,7 @@ from .branches import THEN, constant_branches
 from .dtypes import element_types
 from .graph import Graph, Input, Node
 from .load import DTYPES, HALF_BYTES, LoadedModel
+from .structure import checked_nodes
 from .weights import ArrayTensor, Cast, Transpose, Weight
 
 SMALL = 1024
@@ -98,7 +99,7 @@ def build(model: LoadedModel) -> Graph:
 
     alias: dict[str, str] = {}
     nodes = []
-    for source in proto.node:
+    for source in checked_nodes(proto, model.initializers, model.opset):
         attrs = {a.name: _attribute(a) for a in source.attribute}
         domain = "" if source.domain == "ai.onnx" else source.domain
         operands = [alias.get(t, t) for t in source.input]

@@ -31,5 +31,5 @@ def dependences(graph: Graph, interface: Interface) -> dict[str, Source]:
                 if name not in found:
                     raise FrontendError("A tensor is used but defined nowhere.", where=node.label, found=name)
                 source |= found[name]
-        found |= dict.fromkeys(node.outputs, source)
+        found |= dict.fromkeys(filter(None, node.outputs), source)
     return found

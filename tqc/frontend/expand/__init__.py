@@ -7,7 +7,7 @@ from collections.abc import Callable
 from tqc.errors import FrontendError
 from tqc.frontend.graph import Graph, Node
 
-from . import activations, choices, gqa, multi_head_attention, nbits, norms, onnx_attention, refused, rotary_embedding
+from . import activations, choices, gqa, multi_head_attention, nbits, norms, onnx_attention, rotary_embedding
 from .context import Expansion
 
 Expander = Callable[[Expansion, Node], None]
@@ -20,10 +20,29 @@ EXPANDERS: dict[str, Expander] = {
     **nbits.EXPANDERS,
     **norms.EXPANDERS,
     **onnx_attention.EXPANDERS,
-    **refused.EXPANDERS,
     **rotary_embedding.EXPANDERS,
 }
 """Kind of a node → what replaces it."""
+
+
+_FLAGS = ("do_rotary", "interleaved", "rotary_interleaved", "is_causal", "unidirectional", "smooth_softmax")
+"""Attributes that are 0 or 1: runtimes disagree about other numbers."""
+
+
+def _check_flags(expansion: Expansion, node: Node) -> None:
+    for name in _FLAGS:
+        # onnxruntime's default of smooth_softmax is -1, for "not said".
+        if node.attrs.get(name, 0) not in ((-1, 0, 1) if name == "smooth_softmax" else (0, 1)):
+            expansion.refuse("An attribute is neither 0 nor 1.", found=f"{name} {node.attrs[name]}")
+
+
+def _malformed(node: Node, cause: Exception) -> FrontendError:
+    """ONNX does not define these operations, so that nothing has checked their operands and attributes before."""
+    return FrontendError(
+        "An operation lacks operands or attributes, or has some of the wrong type.",
+        where=node.label,
+        found=f"{type(cause).__name__}: {cause}",
+    )
 
 
 def expand(graph: Graph, refused: list[FrontendError] | None = None) -> None:
@@ -37,10 +56,12 @@ def expand(graph: Graph, refused: list[FrontendError] | None = None) -> None:
         expander = EXPANDERS.get(node.kind, Expansion.keep)
         expansion.begin(node)
         try:
+            _check_flags(expansion, node)
             expander(expansion, node)
-        except FrontendError as error:
+        except (FrontendError, LookupError, TypeError, ValueError) as cause:
+            error = cause if isinstance(cause, FrontendError) else _malformed(node, cause)
             if refused is None:
-                raise
+                raise error from None
             refused.append(error)
             expansion.keep(node)
     graph.replace(expansion.nodes)
