@@ -20,6 +20,7 @@ from .interface import Interface, bind
 from .masks import UnknownMask, classify, settings
 from .norms import fuse_norms
 from .probe import Probe
+from .reasons import reasons
 from .rope_form import RopeForm, rope_form
 from .rotary import angle_tensors, fuse_rotary
 
@@ -71,7 +72,7 @@ def _refuse(nodes: list[Node]) -> None:
         raise FrontendError(
             f"Unsupported operations: {len(nodes)}.",
             found="; ".join(node.label for node in nodes),
-            hint="Export the model in float32 or float16, without fusions for one runtime.",
+            hint=reasons(nodes) or "Export the model in float32 or float16, without fusions for one runtime.",
         )
 
 
@@ -167,7 +168,11 @@ def canonicalise(graph: Graph, supported: Collection[str]) -> Canonical:
     once), attention that is not found or not understood, and masks other than causal and causal sliding window.
     """
     expand(graph)
-    interface = bind(graph)
+    try:
+        interface = bind(graph)
+    except FrontendError:  # an attention that is not understood may be what leaves the cache unknown
+        _refuse([node for node in graph.nodes if node.domain and node.kind not in supported])
+        raise
     compute_every_row(graph, interface.logits)
     sources = dependences(graph, interface)
     refuse_unsupported(graph, sources, supported)

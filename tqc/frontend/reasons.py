@@ -1,30 +1,27 @@
-"""Operations that are known and not supported, each with what stands in the way."""
+"""What stands in the way of operations that are known and not supported."""
 
 from __future__ import annotations
 
-from tqc.frontend.graph import Node
+from collections.abc import Iterable
 
-from .context import Expansion
+from .graph import Node
 
-_CACHE = "Export with GroupQueryAttention or MultiHeadAttention and separate past keys and values."
+_SEPARATE = "its cache is not what GroupQueryAttention or MultiHeadAttention have, separate past keys and values"
 _REASONS = {
-    "Attention": ("Its projections and its cache of keys and values are packed into one tensor each.", _CACHE),
-    "DecoderMaskedMultiHeadAttention": ("Its cache is a buffer shared between steps, and it serves one token.", _CACHE),
-    "DecoderMaskedSelfAttention": ("Its cache is a buffer shared between steps, and it serves one token.", _CACHE),
-    "PagedAttention": ("Its cache is paged by its caller: tqc pages and compresses the cache itself.", _CACHE),
-    "SparseAttention": ("It sees a pattern of blocks, not every earlier token.", ""),
-    "LinearAttention": ("It keeps a state instead of keys and values: there is no cache to compress.", ""),
-    "CausalConvWithState": ("It keeps a state beside keys and values.", ""),
-    "MoE": ("Experts are not supported.", ""),
-    "QMoE": ("Experts are not supported.", ""),
-    "MRotaryEmbedding": ("It rotates by three positions a token, as models of images do.", ""),
+    "Attention": f"projections are packed into it, and {_SEPARATE}",
+    "DecoderMaskedMultiHeadAttention": f"it serves one token, and {_SEPARATE}",
+    "DecoderMaskedSelfAttention": f"it serves one token, and {_SEPARATE}",
+    "PagedAttention": "its cache is paged by the caller: tqc pages and compresses the cache itself",
+    "SparseAttention": "it sees a pattern of blocks, not every earlier token",
+    "LinearAttention": "it keeps a state and no keys and values: there is no cache to compress",
+    "CausalConvWithState": "it keeps a state beside keys and values",
+    "MoE": "experts are not supported",
+    "QMoE": "experts are not supported",
+    "MRotaryEmbedding": "it rotates by three positions a token, as models of images do",
 }
 
 
-def refuse(expansion: Expansion, node: Node) -> None:
-    """Raises FrontendError with the reason, and what to do instead where there is something."""
-    reason, hint = _REASONS[node.op]
-    expansion.refuse(f"{node.op} is not supported. {reason}", **({"hint": hint} if hint else {}))
-
-
-EXPANDERS = {f"com.microsoft::{op}": refuse for op in _REASONS}
+def reasons(nodes: Iterable[Node]) -> str:
+    """Why operations of com.microsoft among `nodes` are not supported, as far as there is more to say; else ''."""
+    found = dict.fromkeys(node.op for node in nodes if node.domain == "com.microsoft" and node.op in _REASONS)
+    return "; ".join(f"{op}: {_REASONS[op]}" for op in found)
