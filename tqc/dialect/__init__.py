@@ -2,6 +2,7 @@
 
 from .attention import attention
 from .cache import cache_append, cached_attention, layout_of
+from .kv_quantize import kv_quantize
 from .nbits import gather_nbits, matmul_nbits
 from .norm import rms_norm
 from .registry import is_op_call
@@ -15,6 +16,7 @@ __all__ = [
     "cached_attention",
     "gather_nbits",
     "is_op_call",
+    "kv_quantize",
     "last_token",
     "layout_of",
     "matmul_nbits",
