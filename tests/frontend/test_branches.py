@@ -48,8 +48,10 @@ def _external() -> onnx.TensorProto:
         branch(constant("s"), outputs=["outside"]),
         branch(helper.make_node("Constant", [], ["t"], value_float=1.0)),
         branch(initializers=[_external()]),
+        branch(constant(), constant("s"), outputs=["t", "s"]),
+        branch(outputs=[]),
     ],
-    ids=["operation", "outer tensor", "other attribute", "external"],
+    ids=["operation", "outer tensor", "other attribute", "external", "more outputs", "no output"],
 )
 def test_everything_else_stays(other):
     node = choice(branch(constant()), other)

@@ -19,7 +19,7 @@ def constant_branches(node: Node) -> bool:
     if node.kind != "If":
         return False
     found = {name: _arrays(node.attrs[name]) for name in (THEN, ELSE)}
-    if None in found.values():
+    if any(arrays is None or len(arrays) != len(node.outputs) for arrays in found.values()):
         return False
     node.attrs, node.proto = found, None
     return True
