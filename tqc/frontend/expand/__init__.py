@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 from tqc.errors import FrontendError
 from tqc.frontend.graph import Graph, Node
 
@@ -25,15 +27,20 @@ EXPANDERS: dict[str, Expander] = {
 """Kind of a node → what replaces it."""
 
 
+_LARGEST = 2**31 - 1
+"""Runtimes cut integer attributes to 32 bits, each in its own way."""
 _FLAGS = ("do_rotary", "interleaved", "rotary_interleaved", "is_causal", "unidirectional", "smooth_softmax")
 """Attributes that are 0 or 1: runtimes disagree about other numbers."""
 
 
-def _check_flags(expansion: Expansion, node: Node) -> None:
+def _check_integers(expansion: Expansion, node: Node) -> None:
     for name in _FLAGS:
         # onnxruntime's default of smooth_softmax is -1, for "not said".
         if node.attrs.get(name, 0) not in ((-1, 0, 1) if name == "smooth_softmax" else (0, 1)):
             expansion.refuse("An attribute is neither 0 nor 1.", found=f"{name} {node.attrs[name]}")
+    for name, value in node.attrs.items():
+        if isinstance(value, int) and abs(value) > _LARGEST:
+            expansion.refuse("An attribute is out of range.", found=f"{name} {value}")
 
 
 def _malformed(node: Node, cause: Exception) -> FrontendError:
@@ -56,7 +63,8 @@ def expand(graph: Graph, refused: list[FrontendError] | None = None) -> None:
         expander = EXPANDERS.get(node.kind, Expansion.keep)
         expansion.begin(node)
         try:
-            _check_flags(expansion, node)
+            if node.kind in EXPANDERS:
+                _check_integers(expansion, node)
             expander(expansion, node)
         except (FrontendError, LookupError, TypeError, ValueError) as cause:
             error = cause if isinstance(cause, FrontendError) else _malformed(node, cause)
@@ -65,3 +73,8 @@ def expand(graph: Graph, refused: list[FrontendError] | None = None) -> None:
             refused.append(error)
             expansion.keep(node)
     graph.replace(expansion.nodes)
+    for node in graph.nodes:
+        for tensor in node.inputs:
+            array = graph.constants.get(tensor)
+            if array is not None and array.dtype.kind == "f" and np.isnan(array).any():
+                raise FrontendError("A constant is not a number.", where=node.label, found=tensor)

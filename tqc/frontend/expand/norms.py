@@ -6,6 +6,8 @@ onnxruntime's SimplifiedLayerNormalization, SkipLayerNormalization and SkipSimpl
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from tqc.frontend.graph import Node
@@ -80,7 +82,7 @@ def _vector(expansion: Expansion, x: str, weight: str) -> str:
     if known is None or (len(known.shape) == 1 and known.shape[0] > 1):
         return weight
     width = expansion.width(x)
-    if known.size != 1 or width is None:
+    if math.prod(known.shape) != 1 or width is None:
         expansion.refuse("A norm's factors are no vector.", expected="[hidden]", found=str(list(known.shape)))
     return expansion.constant(np.full(width, known.reshape(()), known.dtype))
 
