@@ -68,6 +68,7 @@ _LLAMA3 = {
 }
 _LONG_ROPE = {
     "rope_type": "longrope",
+    "type": "longrope",
     "factor": CONTEXT / LONG_ROPE_START,
     "rope_theta": 1e4,
     "short_factor": [1 + 0.01 * n for n in range(48)],
@@ -150,4 +151,4 @@ def randomise(model: Any) -> None:
         else:
             parameter.add_(torch.randn_like(parameter), alpha=0.2)
     tied = model.config.tie_word_embeddings
-    model.get_input_embeddings().weight.normal_(0.0, 0.2 if tied else 1.0)
+    model.get_input_embeddings().weight.normal_(0.0, 0.1 if tied else 1.0)

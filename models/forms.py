@@ -85,7 +85,7 @@ FORMS: dict[str, Form] = {
     # Without the accuracy level onnxruntime rounds activations to 8 bits, and there is nothing exact to compare with.
     # The builder takes MultiHeadAttention where the provider has no GroupQueryAttention of this type.
     "genai-mha": _builder("fp16", "cpu"),
-    "genai-int4": _builder("int4", "cpu", int4_accuracy_level="1"),
+    "genai-int4": _builder("int4", "cpu", accuracy_level="1"),
     "genai-int4f16": _builder("int4", "cuda"),
     "fp16": _rewritten("torchscript17", rewrite.half),
     "q4": _rewritten("torchscript17", rewrite.block_quantized, bits=4, block=32, zero_points=False),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
@@ -12,6 +14,17 @@ from tqc.models.trace import DATA_FILE, SMALLEST_BYTES
 
 def _save(model: onnx.ModelProto, path: Path) -> None:
     onnx.save_model(model, str(path), save_as_external_data=True, location=DATA_FILE, size_threshold=SMALLEST_BYTES)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The tools tell every node they look at, at levels that they set themselves."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def half(source: Path, target: Path) -> None:
@@ -28,7 +41,6 @@ def block_quantized(
     """Quantizes the weights of MatMul (and of Gather, `gather`) by blocks of `block` numbers to `bits` bits."""
     from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 
-    logging.getLogger("onnxruntime.quantization.matmul_nbits_quantizer").setLevel(logging.WARNING)
     config = DefaultWeightOnlyQuantConfig(
         block_size=block,
         is_symmetric=not zero_points,
@@ -36,7 +48,8 @@ def block_quantized(
         op_types_to_quantize=("MatMul", "Gather") if gather else ("MatMul",),
     )
     quantizer = MatMulNBitsQuantizer(onnx.load(str(source)), algo_config=config)
-    quantizer.process()
+    with _quiet():
+        quantizer.process()
     _save(quantizer.model.model, target)
 
 
@@ -47,5 +60,6 @@ def fused(source: Path, target: Path) -> None:
 
     options = FusionOptions("gpt2")
     options.use_multi_head_attention = True
-    model = optimizer.optimize_model(str(source), "gpt2", 0, 0, optimization_options=options, opt_level=0)
+    with _quiet():
+        model = optimizer.optimize_model(str(source), "gpt2", 0, 0, optimization_options=options, opt_level=0)
     _save(model.model, target)
