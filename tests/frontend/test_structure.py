@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import onnx
 import pytest
 import tvm_ffi
 from onnx import helper
@@ -101,3 +102,11 @@ def test_graph_outputs_of_one_name(decoder, tmp_path):
     path.write_bytes(proto.SerializeToString())
     with pytest.raises(FrontendError, match=r"outputs have one name(.|\n)*logits"):
         import_model(path)
+
+
+def test_a_constant_without_its_numbers(refused):
+    def change(model, nodes):
+        tensor = onnx.TensorProto(data_type=onnx.TensorProto.FLOAT, dims=[1])
+        model.nodes.append(helper.make_node("Constant", [], ["empty"], "node_empty", value=tensor))
+
+    refused(change, r"cannot be read(.|\n)*Constant node_empty")

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 import onnx
-from onnx import AttributeProto, NodeProto
+from onnx import AttributeProto, NodeProto, numpy_helper
 
 from tqc.errors import FrontendError
 
@@ -38,6 +38,12 @@ def _check(node: NodeProto, opset: int) -> None:
     attributes = {attribute.name: attribute for attribute in node.attribute}
     if len(attributes) != len(node.attribute):
         _refuse("An operation has an attribute twice.", node)
+    for attribute in node.attribute:
+        if attribute.type == AttributeProto.TENSOR:
+            try:
+                numpy_helper.to_array(attribute.t)
+            except (TypeError, ValueError) as error:
+                _refuse("A tensor in an attribute cannot be read.", node, found=f"{attribute.name}: {error}")
     schema = _schema(node.op_type, opset) if node.domain in ("", "ai.onnx") else None
     if schema is None:
         return

@@ -25,6 +25,7 @@ def _decoder(decoder, *operands, op="MultiHeadAttention", **attrs):
         ("MultiHeadAttention", ["residual"] * 3, {"num_heads": 2, "unidirectional": -1}, "neither 0 nor 1"),
         ("MultiHeadAttention", ["residual"] * 3, {"num_heads": 1 << 40}, "out of range"),
         ("MultiHeadAttention", ["residual"] * 3, {"num_heads": "two"}, "wrong type"),
+        ("GroupQueryAttention", ["residual"] * 5, {"num_heads": 2, "kv_num_heads": 0}, "composite"),
         ("SkipSimplifiedLayerNormalization", [], {}, "lacks operands"),
     ],
 )

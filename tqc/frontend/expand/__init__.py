@@ -66,7 +66,7 @@ def expand(graph: Graph, refused: list[FrontendError] | None = None) -> None:
             if node.kind in EXPANDERS:
                 _check_integers(expansion, node)
             expander(expansion, node)
-        except (FrontendError, LookupError, TypeError, ValueError) as cause:
+        except (FrontendError, ArithmeticError, LookupError, TypeError, ValueError) as cause:
             error = cause if isinstance(cause, FrontendError) else _malformed(node, cause)
             if refused is None:
                 raise error from None
