@@ -122,6 +122,8 @@ class _Rewriter:
             return DROP
         product = self.product.get(var)
         if product is None:
+            if self.plan.is_rounding(var):
+                self.seen[var] = value
             return KEEP
         self.seen[var] = value
         group = self.plan.groups.get(product.var)
@@ -135,7 +137,11 @@ class _Rewriter:
     def _call(self, bb: relax.BlockBuilder, group: list[Product]) -> relax.Expr:
         """One kernel call for products of the same x; of one product, with all that is added to it."""
         value = self.seen[group[0].var]
-        x, weights = value.args[0], [self._right_side(product, value) for product in group]
+        given = self.plan.values[group[0].var].args[0]
+        x, weights = (
+            self.seen[given].args[0] if self.plan.is_rounding(given) else value.args[0],
+            [self._right_side(product, value) for product in group],
+        )
         added = [self._added(product) for product in group]
         types = [product.end.ty for product in group]
         kernel = self._kernel(bb, x.ty, weights[0].ty, types, added)

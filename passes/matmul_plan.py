@@ -14,6 +14,7 @@ from tqc.dialect.registry import dtype_of
 from .base import num_input
 
 FLOATS = ("float32", "float16")
+WEIGHTS = (*FLOATS, "bfloat16")
 
 
 @dataclass(frozen=True, order=True)
@@ -82,10 +83,20 @@ class MatmulPlan:
         """Whether a parameter can be a weight of a product."""
         return _is_matrix(ty)
 
+    def left(self, value: relax.Call) -> relax.Expr:
+        """x of a product x · w; what was rounded to bfloat16 for it, as it was before: the kernel takes float32."""
+        x = value.args[0]
+        return self.values[x].args[0] if self.is_rounding(x) else x
+
+    def is_rounding(self, var: relax.Expr) -> bool:
+        """Whether a variable is a float32 tensor rounded to bfloat16."""
+        value = self.values.get(var)
+        return is_op(value, "astype") and dtype_of(value.args[0].ty) == "float32" and dtype_of(var.ty) == "bfloat16"
+
     def _is_product(self, value: Any) -> bool:
         if is_op_call(value, "rotate"):
             return dtype_of(value.args[0].ty) in FLOATS
-        if not is_op(value, "matmul") or value.args[0].ty.ndim < 2 or dtype_of(value.args[0].ty) not in FLOATS:
+        if not is_op(value, "matmul") or value.args[0].ty.ndim < 2 or dtype_of(self.left(value).ty) not in FLOATS:
             return False
         right = value.args[1]
         return self._weight(value) is not None or (isinstance(right, tvm.ir.GenericConst) and _is_matrix(right.ty))
@@ -131,7 +142,7 @@ class MatmulPlan:
 
     def _kernel_key(self, value: relax.Call) -> tuple:
         """What products have to have in common for one kernel call."""
-        return value.args[0], dtype_of(value.args[1].ty)
+        return self.left(value), dtype_of(value.args[1].ty)
 
     def _find_other_readers(self, weight: relax.Var, taken: dict[relax.Var, WeightUse | None]) -> None:
         def by_product(reader: relax.Var, operand: relax.Var, transposed: bool) -> bool:
@@ -156,7 +167,7 @@ def is_op(value: Any, name: str) -> bool:
 
 
 def _is_matrix(ty: Any) -> bool:
-    if not isinstance(ty, relax.TensorType) or ty.ndim != 2 or ty.shape is None or dtype_of(ty) not in FLOATS:
+    if not isinstance(ty, relax.TensorType) or ty.ndim != 2 or ty.shape is None or dtype_of(ty) not in WEIGHTS:
         return False
     return all(isinstance(extent, tvm.tirx.IntImm) for extent in ty.shape)
 

@@ -35,6 +35,9 @@ def splat(value: Expr | float, lanes: int, dtype: str = "float32") -> Expr:
 def load(buffer: Buffer, index: Sequence[Expr | int], lanes: int) -> Expr:
     """float32 values at `index` and to its right."""
     value = buffer[(*index[:-1], at(index[-1], lanes))]
+    if str(buffer.dtype) == "bfloat16":  # the upper half of a float32; TVM's cast would take the bits for a number
+        bits = T.Cast(vector_type("uint32", lanes), tirx.reinterpret(vector_type("uint16", lanes), value))
+        return tirx.reinterpret(vector_type("float32", lanes), bits << splat(16, lanes, "uint32"))
     return value if str(buffer.dtype) == "float32" else T.Cast(vector_type("float32", lanes), value)
 
 

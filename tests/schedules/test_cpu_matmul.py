@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 import tvm
@@ -9,6 +10,7 @@ from levels import needs_level
 from tvm.target import Target
 
 from tqc.errors import PassError
+from tqc.runtime.device import as_dtype
 from tqc.schedules.cpu_matmul import MatmulConfig, make_matmul, pack_columns
 
 ROWS = (1, 2, 7, 12, 13, 33)
@@ -62,6 +64,18 @@ def test_half_weights_with_single_activations_keep_single_precision():
     weight, x = rng.standard_normal((48, 32)).astype(np.float16), rng.standard_normal((3, 48), np.float32)
     found = run(compile_for(make_matmul(48, 32, w_dtype="float16")), x, pack_columns(weight), rows=3, columns=32)
     np.testing.assert_allclose(found, x @ weight.astype(np.float32), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("mcpu", ["x86-64-v2", "x86-64-v3", "x86-64-v4"])
+def test_brain_float_weights_are_widened_exactly(mcpu):
+    rng = np.random.default_rng(8)
+    weight, x = rng.standard_normal((48, 40)).astype(ml_dtypes.bfloat16), rng.standard_normal((3, 48), np.float32)
+    config = MatmulConfig.for_target(Target({"kind": "llvm", "mcpu": needs_level(mcpu)}))
+    kernel = compile_for(make_matmul(48, 40, w_dtype="bfloat16", config=config), mcpu)
+    packed = as_dtype(tvm.runtime.tensor(pack_columns(weight).view(np.uint16)), "bfloat16")
+    result = tvm.runtime.tensor(np.empty((3, 40), np.float32))
+    kernel(tvm.runtime.tensor(x), packed, result)
+    np.testing.assert_allclose(result.numpy(), x @ weight.astype(np.float32), rtol=1e-5, atol=1e-5)
 
 
 def test_bias_and_residual_are_added():

@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from tqc.artifact import Param, check_output, write_artifact
+from tqc.artifact import check_output, write_artifact
 from tqc.artifact.companions import companions
 from tqc.codec import scheme
 from tqc.codec.layout import code_bits
 from tqc.codegen.target import parse_targets
-from tqc.errors import ArtifactError, FrontendError, TqcError
+from tqc.errors import FrontendError, TqcError
 from tqc.frontend import Imported, import_model, refusal, report_of
-from tqc.frontend.slabs import slabs
+from tqc.frontend.forward import has_no_cache
+from tqc.frontend.imported import open_model
+from tqc.frontend.load import LoadedModel
 from tqc.frontend.weights import ArrayTensor, Weight
 from tqc.passes.centre_keys import mean_name
 from tqc.passes.pipeline import Dump, cache_passes, run
 
-from .build import build
 from .calibrate import KeyMeans, built_in_text, measure_key_means
+from .forward import compile_forward
+from .libraries import build_targets
 from .manifest import check_context, describe, library_name, limit_context, model_settings
 from .options import CompileOptions
 
 
 def compile_model(options: CompileOptions) -> Path:
     """Compiles `options.model` and writes the artifact directory `options.output`; returns its path.
+
+    A model without a cache becomes one function, see `compile_forward`.
 
     Raises FrontendError for a model that is not understood, CodecError for an unknown scheme, TargetError for a target
     that cannot be built here, ArtifactError if the output exists or cannot be written. Nothing is left half-written.
@@ -35,11 +39,14 @@ def compile_model(options: CompileOptions) -> Path:
     check_output(options.output, options.force)
     targets = parse_targets(options.target, options.arch)
     schemes = scheme.parse(options.kv)
+    progress("reading the model", 0.0)
+    model = _open(options)
+    if has_no_cache(model):
+        return compile_forward(options, model, targets)
     settings = model_settings(options.beside)
     max_context = check_context(options, settings)
 
-    progress("reading the model", 0.0)
-    imported = _import(options)
+    imported = _import(options, model)
     settings.check(imported.vocab_size, FrontendError)
     max_context = limit_context(options, max_context, imported.longest)
     progress("measuring key means", 0.15)
@@ -66,24 +73,15 @@ def compile_model(options: CompileOptions) -> Path:
         ),
         dump,
     )
-    builts = []
-    for index, target in enumerate(targets):
-        progress(f"building for {target}", 0.4 + 0.4 * index / len(targets))
-        laid_out = dict(weights)
-        builts.append((build(shared, target, laid_out, dump), laid_out))
-    built, final = builts[0]
-    if any(_stored(other.params, weights) != _stored(built.params, final) for other, weights in builts[1:]):
-        raise ArtifactError("The targets want different weight layouts", hint="compile them into separate artifacts")
+    builts, params = build_targets(shared, targets, weights, dump, progress)
 
     progress("writing the artifact", 0.85)
-    manifest = describe(options, imported, shared["decode"], [b for b, _ in builts], means, max_context)
+    manifest = describe(options, imported, shared["decode"], builts, means, max_context)
     out = write_artifact(
         options.output,
         manifest=manifest,
-        libraries={library_name(b): b.export for b, _ in builts},
-        params=[
-            Param(name, final[name].shape, final[name].dtype, partial(slabs, final[name])) for name in built.params
-        ],
+        libraries={library_name(b): b.export for b in builts},
+        params=params,
         companions=companions(options.beside),
         force=options.force,
     )
@@ -91,9 +89,18 @@ def compile_model(options: CompileOptions) -> Path:
     return out
 
 
-def _import(options: CompileOptions) -> Imported:
+def _open(options: CompileOptions) -> LoadedModel:
     try:
-        imported = import_model(options.model)
+        return open_model(options.model)
+    except TqcError as error:
+        if options.explain:
+            options.explain(refusal(options.model, error))
+        raise
+
+
+def _import(options: CompileOptions, model: LoadedModel) -> Imported:
+    try:
+        imported = import_model(model)
     except TqcError as error:
         if options.explain:
             options.explain(refusal(options.model, error))
@@ -101,11 +108,6 @@ def _import(options: CompileOptions) -> Imported:
     if options.explain:
         options.explain(report_of(imported))
     return imported
-
-
-def _stored(params: tuple[str, ...], weights: dict[str, Weight]) -> list[tuple]:
-    """What a library expects of the weight file."""
-    return [(name, weights[name].shape, weights[name].dtype, weights[name].transforms) for name in params]
 
 
 def _key_means(options: CompileOptions, imported: Imported, k_scheme: str) -> KeyMeans | None:

@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime as ort
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
+from tqc.frontend.dtypes import widen_attributes, widened
 from tqc.frontend.load import LoadedModel
 from tqc.frontend.weights import FileTensor
 
@@ -108,7 +109,7 @@ def _run_piece(
     feeds = {name: live[name] for name in piece.inputs}
     inputs = [helper.make_tensor_value_info(n, value.element_type(), value.shape()) for n, value in feeds.items()]
     outputs = [helper.make_empty_tensor_value_info(name) for name in piece.outputs]
-    graph = helper.make_graph(piece.nodes, "piece", inputs, outputs, tensors)
+    graph = helper.make_graph([*map(widen_attributes, piece.nodes)], "piece", inputs, outputs, tensors)
     proto = helper.make_model(graph, opset_imports=whole.opset_import, ir_version=whole.ir_version)
     session = ort.InferenceSession(proto.SerializeToString(), _options(), providers=["CPUExecutionProvider"])
     return dict(zip(piece.outputs, session.run_with_ort_values(list(piece.outputs), feeds), strict=True))
@@ -132,6 +133,8 @@ _ROOT = Path.cwd().anchor
 def _located(tensor: TensorProto, model: LoadedModel) -> TensorProto:
     """The initialiser with its place in a file, told from the root, in place of its data."""
     source = model.initializers[tensor.name].source
+    if tensor.data_type == TensorProto.BFLOAT16:  # onnxruntime's CPU kernels do not take it
+        return numpy_helper.from_array(widened(source.read()), tensor.name)
     if not isinstance(source, FileTensor):
         return tensor
     size = math.prod(source.shape) * np.dtype(source.dtype).itemsize

@@ -12,11 +12,11 @@ from onnx import helper, numpy_helper
 from tqc.errors import FrontendError
 
 from .branches import THEN, constant_branches
-from .dtypes import element_types
+from .dtypes import computed, element_types, widen_attributes, widened
 from .graph import Graph, Input, Node
 from .load import DTYPES, HALF_BYTES, LoadedModel
 from .structure import checked_nodes
-from .weights import ArrayTensor, Cast, Transpose, Weight
+from .weights import ArrayTensor, Cast, Source, Transpose, Weight
 
 SMALL = 1024
 """Vectors and packed integers of at most this many elements become constants; larger ones and all matrices are
@@ -28,9 +28,16 @@ def _is_weight(dtype: str, shape: tuple[int, ...]) -> bool:
         return True
     is_matrix = len(shape) == 2 and min(shape) > 1
     is_packed = dtype in ("uint8", "int8")
-    return (np.dtype(dtype).kind == "f" and is_matrix) or (
-        (np.dtype(dtype).kind == "f" or is_packed) and math.prod(shape) > SMALL
-    )
+    is_float = np.dtype(computed(dtype)).kind == "f"
+    return (is_float and is_matrix) or ((is_float or is_packed) and math.prod(shape) > SMALL)
+
+
+def _weight(name: str, shape: tuple[int, ...], dtype: str, source: Source) -> Weight:
+    """Matrices keep their type; what else is float is so small that it is stored in the type it is computed in."""
+    weight = Weight(name, shape, dtype, source, name)
+    if len(shape) == 2 or computed(dtype) == dtype:
+        return weight
+    return weight.then(Cast(computed(dtype)), dtype=computed(dtype))
 
 
 def _attribute(attribute: onnx.AttributeProto) -> Any:
@@ -48,7 +55,7 @@ def _input(info: onnx.ValueInfoProto) -> Input:
         raise FrontendError(
             "Graph input of an unsupported type.", where=f"input {info.name}", expected=", ".join(DTYPES.values())
         )
-    return Input(info.name, dtype, shape)
+    return Input(info.name, computed(dtype), shape)
 
 
 def _constant_value(node: Node) -> np.ndarray:
@@ -62,7 +69,8 @@ def _fold_weight(weight: Weight, node: Node, opset_types: dict[str, str]) -> Wei
         perm = tuple(node.attrs.get("perm", reversed(range(len(weight.shape)))))
         return weight.then(Transpose(perm), shape=tuple(weight.shape[axis] for axis in perm))
     if node.op == "Cast":
-        return weight.then(Cast(opset_types[node.outputs[0]]), dtype=opset_types[node.outputs[0]])
+        dtype = opset_types[node.outputs[0]]
+        return weight if computed(weight.dtype) == dtype else weight.then(Cast(dtype), dtype=dtype)
     return None
 
 
@@ -89,17 +97,17 @@ def build(model: LoadedModel) -> Graph:
     weights: dict[str, Weight] = {}
     for name, tensor in model.initializers.items():
         if _is_weight(tensor.dtype, tensor.shape):
-            weights[name] = Weight(name, tensor.shape, tensor.dtype, tensor.source, name)
+            weights[name] = _weight(name, tensor.shape, tensor.dtype, tensor.source)
         else:
-            constants[name] = np.array(tensor.source.read())
+            constants[name] = widened(np.array(tensor.source.read()))
     inputs = {info.name: _input(info) for info in proto.input if info.name not in model.initializers}
     types = {name: entry.dtype for name, entry in inputs.items()}
-    types |= {name: weight.dtype for name, weight in weights.items()}
+    types |= {name: computed(weight.dtype) for name, weight in weights.items()}
     types |= {name: str(array.dtype) for name, array in constants.items()}
 
     alias: dict[str, str] = {}
     nodes = []
-    for source in checked_nodes(proto, model.initializers, model.opset):
+    for source in map(widen_attributes, checked_nodes(proto, model.initializers, model.opset)):
         attrs = {a.name: _attribute(a) for a in source.attribute}
         domain = "" if source.domain == "ai.onnx" else source.domain
         operands = [alias.get(t, t) for t in source.input]
@@ -113,10 +121,10 @@ def build(model: LoadedModel) -> Graph:
                 "Control flow is not supported.", where=node.label, hint="Export the model without If, Loop and Scan."
             )
         if node.kind == "Constant":
-            (name,), value = node.outputs, _constant_value(node)
+            (name,), value = node.outputs, widened(_constant_value(node))
             types[name] = str(value.dtype)
             if _is_weight(types[name], value.shape):
-                weights[name] = Weight(name, value.shape, types[name], ArrayTensor(value), name)
+                weights[name] = _weight(name, value.shape, types[name], ArrayTensor(value))
             else:
                 constants[name] = value
             continue

@@ -19,6 +19,9 @@ from .operators import BUILDERS, Operands
 from .sizes import BATCH, PAST, SEQ, TOTAL, Dim
 from .weights import Weight
 
+_TAKE_NARROW = frozenset({"MatMul", "Gemm", "Gather"})
+"""Operations that read a bfloat16 weight as it is; for all others it is widened first."""
+
 
 class _Context:
     """The function under construction: symbolic sizes, and tensor name → Relax expression."""
@@ -30,6 +33,7 @@ class _Context:
         self.types = graph.types
         self.values: dict[str, relax.Expr] = {}
         self.positions: relax.Var | None = None
+        self._narrowed: dict[relax.Expr, relax.Expr] = {}
 
     def dims(self, dims: tuple[Dim, ...]) -> list[tirx.Expr]:
         return [
@@ -42,15 +46,28 @@ class _Context:
     def emit(self, expr: relax.Expr, name: str = "") -> relax.Expr:
         return self._builder.emit(expr, name)
 
+    def narrowed(self, x: relax.Expr) -> relax.Expr:
+        """x in bfloat16, rounded once for all products it is part of."""
+        if x not in self._narrowed:
+            self._narrowed[x] = self.emit(relax.op.astype(x, "bfloat16"))
+        return self._narrowed[x]
+
     def operand(self, tensor: str) -> relax.Expr | None:
         if tensor and tensor not in self.values:
             array = np.ascontiguousarray(self._graph.constants[tensor])
             self.values[tensor] = relax.const(array, str(array.dtype))
         return self.values.get(tensor)
 
+    def _widened(self, tensor: str, x: relax.Expr | None) -> relax.Expr | None:
+        weight = self._graph.weights.get(tensor)
+        return self.emit(relax.op.astype(x, "float32")) if weight and weight.dtype == "bfloat16" else x
+
     def build(self, node: Node) -> None:
         constants = [self._graph.constants.get(t) for t in node.inputs]
-        operands = Operands(node, [self.operand(t) for t in node.inputs], constants, self)
+        exprs = [self.operand(t) for t in node.inputs]
+        if node.kind not in _TAKE_NARROW:
+            exprs = [self._widened(t, x) for t, x in zip(node.inputs, exprs, strict=True)]
+        operands = Operands(node, exprs, constants, self)
         try:
             result = self.emit(BUILDERS[node.kind](operands, node), identifier(node.outputs[0]))
         except FrontendError:

@@ -8,6 +8,7 @@ import mmap
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+import ml_dtypes  # noqa: F401 (makes bfloat16 a dtype of NumPy)
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
@@ -23,6 +24,7 @@ from .wire import Skeleton, WireError, strip
 DTYPES = {
     TensorProto.FLOAT: "float32",
     TensorProto.FLOAT16: "float16",
+    TensorProto.BFLOAT16: "bfloat16",
     TensorProto.DOUBLE: "float64",
     TensorProto.INT64: "int64",
     TensorProto.INT32: "int32",

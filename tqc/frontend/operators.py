@@ -83,7 +83,12 @@ def _like(x: relax.Expr, value: float) -> relax.Expr:
 
 
 def _product(x: Operands, a: relax.Expr, b: relax.Expr) -> relax.Expr:
-    """a @ b; float16 products are summed in float32, as torch and onnxruntime do, which TVM does not by itself."""
+    """a @ b; products of narrow floats are summed in float32, as torch and onnxruntime do; TVM does not by itself.
+
+    What meets a bfloat16 weight is float32 otherwise, and rounded for the product as the exporter's graph rounds it.
+    """
+    if _dtype(b) == "bfloat16":
+        return relax.op.matmul(x.context.narrowed(a), b, out_dtype="float32")
     if _dtype(a) != "float16":
         return relax.op.matmul(a, b)
     return relax.op.astype(x.emit(relax.op.matmul(a, b, out_dtype="float32")), "float16")
@@ -115,7 +120,8 @@ def _gather(x: Operands, node: Node) -> relax.Expr:
         if not isinstance(extent, tirx.IntImm):
             raise FrontendError("An index counts from the end of a dimension that varies.", where=node.label)
         indices = relax.const(np.where(constant < 0, constant + int(extent), constant))
-    return relax.op.take(x[0], indices, axis, mode="clip")
+    rows = relax.op.take(x[0], indices, axis, mode="clip")
+    return relax.op.astype(x.emit(rows), "float32") if _dtype(x[0]) == "bfloat16" else rows
 
 
 def _slice(x: Operands, node: Node) -> relax.Expr:

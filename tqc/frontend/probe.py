@@ -18,6 +18,7 @@ from onnx import helper, numpy_helper
 
 from tqc.errors import FrontendError
 
+from .dtypes import computed
 from .graph import Graph, Node
 from .interface import MASK, POSITIONS, TOKENS
 from .setting import Setting
@@ -27,6 +28,7 @@ _PREFIX = "tqc_probe/"
 
 
 def _onnx_type(dtype: str) -> int:
+    dtype = computed(dtype)
     return _ELEMENT.get(dtype) or helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
 
 
