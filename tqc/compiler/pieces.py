@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime as ort
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
-from tqc.frontend.dtypes import widen_attributes, widened
+from tqc.frontend.dtypes import widen_attributes
 from tqc.frontend.load import LoadedModel
 from tqc.frontend.weights import FileTensor
 
@@ -109,10 +109,21 @@ def _run_piece(
     feeds = {name: live[name] for name in piece.inputs}
     inputs = [helper.make_tensor_value_info(n, value.element_type(), value.shape()) for n, value in feeds.items()]
     outputs = [helper.make_empty_tensor_value_info(name) for name in piece.outputs]
-    graph = helper.make_graph([*map(widen_attributes, piece.nodes)], "piece", inputs, outputs, tensors)
+    nodes = [*_widening(tensors), *map(widen_attributes, piece.nodes)]
+    graph = helper.make_graph(nodes, "piece", inputs, outputs, tensors)
     proto = helper.make_model(graph, opset_imports=whole.opset_import, ir_version=whole.ir_version)
     session = ort.InferenceSession(proto.SerializeToString(), _options(), providers=["CPUExecutionProvider"])
     return dict(zip(piece.outputs, session.run_with_ort_values(list(piece.outputs), feeds), strict=True))
+
+
+def _widening(tensors: list[TensorProto]) -> list[onnx.NodeProto]:
+    """Renames bfloat16 tensors and gives the casts that widen them, because few of onnxruntime's CPU kernels take them."""
+    casts = []
+    for tensor in tensors:
+        if tensor.data_type == TensorProto.BFLOAT16:
+            wide, tensor.name = tensor.name, f"{tensor.name}/bfloat16"
+            casts.append(helper.make_node("Cast", [tensor.name], [wide], to=TensorProto.FLOAT))
+    return casts
 
 
 def _options() -> ort.SessionOptions:
@@ -133,10 +144,8 @@ _ROOT = Path.cwd().anchor
 def _located(tensor: TensorProto, model: LoadedModel) -> TensorProto:
     """The initialiser with its place in a file, told from the root, in place of its data."""
     source = model.initializers[tensor.name].source
-    if tensor.data_type == TensorProto.BFLOAT16:  # onnxruntime's CPU kernels do not take it
-        return numpy_helper.from_array(widened(source.read()), tensor.name)
     if not isinstance(source, FileTensor):
-        return tensor
+        return TensorProto.FromString(tensor.SerializeToString())
     size = math.prod(source.shape) * np.dtype(source.dtype).itemsize
     stub = TensorProto(
         name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, data_location=TensorProto.EXTERNAL
