@@ -117,7 +117,7 @@ def _run_piece(
 
 
 def _widening(tensors: list[TensorProto]) -> list[onnx.NodeProto]:
-    """Renames bfloat16 tensors and gives the casts that widen them, because few of onnxruntime's CPU kernels take them."""
+    """Renames bfloat16 tensors and gives the casts that widen them: few of onnxruntime's CPU kernels take them."""
     casts = []
     for tensor in tensors:
         if tensor.data_type == TensorProto.BFLOAT16:
