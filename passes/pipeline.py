@@ -50,7 +50,7 @@ def kernel_passes(lower: ModulePass, layout_weights: Sequence[Pass]) -> list[Pas
     return [lower, *layout_weights, BundleArguments()]
 
 
-def lowering_passes(schedule: Sequence[Pass]) -> list[Pass]:
+def lowering_passes(schedule: Sequence[Pass], returns_state: bool = True) -> list[Pass]:
     """Phase 3: TVM's own lowering, from Relax to calls of scheduled functions in planned memory."""
     return [
         relax.transform.LegalizeOps(),
@@ -64,7 +64,7 @@ def lowering_passes(schedule: Sequence[Pass]) -> list[Pass]:
         relax.transform.ToNonDataflow(),
         relax.transform.RemovePurityChecking(),
         relax.transform.CallTIRRewrite(),
-        DropStateOutputs(),
+        *([DropStateOutputs()] if returns_state else []),
         relax.transform.StaticPlanBlockMemory(),
         relax.transform.LowerAllocTensor(),
         relax.transform.KillAfterLastUse(),

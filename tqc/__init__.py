@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .compiler.api import compile
-    from .runtime import Session, load
+    from .runtime import ForwardModel, Session, load
 
-__all__ = ["Session", "__version__", "compile", "load"]
+__all__ = ["ForwardModel", "Session", "__version__", "compile", "load"]
 __version__ = version("turboquant-compiler")
 
 
 def __getattr__(name: str) -> object:
     # The runtime loads TVM's FFI; whoever only wants the codec or the version should not wait for it.
-    if name in ("Session", "load"):
+    if name in ("ForwardModel", "Session", "load"):
         from . import runtime
 
         return getattr(runtime, name)

@@ -153,9 +153,37 @@ class FileEntry(Strict):
     sha256: Digest
 
 
+class ForwardTensor(Strict):
+    """An input or output of a model without a cache; names stand for sizes that vary, equal for equal names."""
+
+    name: str
+    dtype: Dtype | Literal["bool", "float64"]
+    shape: tuple[Count | str, ...]
+
+
+class InPlace(Strict):
+    """One attention without a cache: what its keys and values pass through, as vectors of head_dim numbers."""
+
+    head_dim: Positive
+    k: str
+    v: str
+
+
+class Forward(Strict):
+    """A model without a cache: one function `forward`. `limits` are the largest values of sizes that have any."""
+
+    inputs: Annotated[tuple[ForwardTensor, ...], Field(min_length=1)]
+    outputs: Annotated[tuple[ForwardTensor, ...], Field(min_length=1)]
+    attention: Annotated[tuple[InPlace, ...], Field(min_length=1)]
+    limits: dict[str, Positive]
+
+
 class Manifest(Strict):
     """The whole description. `write_artifact` fills `files` and `manifest_sha256`; every other field comes from the
-    compiler. `params` gives the order in which the library takes the weights, as one tuple argument."""
+    compiler. `params` gives the order in which the library takes the weights, as one tuple argument.
+
+    With `forward` the model has no cache: `cache` is None, `layers` empty, and `vocab_size` and `max_context` are 0.
+    """
 
     format_version: Annotated[int, Field(ge=1, le=FORMAT_VERSION)] = FORMAT_VERSION
     tqc_version: str
@@ -164,21 +192,27 @@ class Manifest(Strict):
     source: Source
     command_line: tuple[str, ...]
     libraries: Annotated[tuple[Library, ...], Field(min_length=1)]
-    layers: Annotated[tuple[Layer, ...], Field(min_length=1)]
-    cache: Cache
+    layers: tuple[Layer, ...]
+    cache: Cache | None
     digests: Digests
-    vocab_size: Positive
-    max_context: Positive
+    vocab_size: Count
+    max_context: Count
     functions: dict[str, str]
     params: tuple[str, ...]
     kernels: tuple[Kernel, ...]
     centring: Centring | None
+    forward: Forward | None = None
     files: dict[FileName, FileEntry] = {}
     manifest_sha256: Digest | Literal[""] = ""
 
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:
-        if len(self.cache.state) != len(self.layers):
+        decoder = (self.cache, self.layers, self.vocab_size, self.max_context)
+        if self.forward is None and not all(decoder):
+            raise ValueError("cache, layers, vocab_size and max_context are missing, and there is no forward")
+        if self.forward is not None and any(decoder):
+            raise ValueError("a model with forward has no cache, layers, vocab_size and max_context")
+        if self.cache and len(self.cache.state) != len(self.layers):
             raise ValueError(f"cache.state describes {len(self.cache.state)} layers, layers {len(self.layers)}")
         if len(set(self.params)) != len(self.params):
             raise ValueError("params names a weight twice")

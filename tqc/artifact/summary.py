@@ -54,7 +54,14 @@ def largest_context(manifest: Manifest, memory: int) -> int:
 
 
 def totals(manifest: Manifest, memory: int) -> dict[str, int | float]:
-    """Totals over the layers, in bytes and tokens. `memory` is the memory for the cache of one sequence."""
+    """Totals over the layers, in bytes and tokens. `memory` is the memory for the cache of one sequence. Without a
+    cache only the bytes of weights and libraries."""
+    files = {
+        "params_bytes": manifest.files["params.safetensors"].size if manifest.files else 0,
+        "library_bytes": sum(manifest.files[lib.file].size for lib in manifest.libraries if lib.file in manifest.files),
+    }
+    if manifest.forward:
+        return files
     coded = sum(layer.bytes_per_token for layer in manifest.layers)
     fp16 = sum(layer.fp16_bytes_per_token for layer in manifest.layers)
     return {
@@ -67,6 +74,5 @@ def totals(manifest: Manifest, memory: int) -> dict[str, int | float]:
         "memory": memory,
         "context_in_memory": largest_context(manifest, memory),
         "fp16_context_in_memory": memory // fp16,
-        "params_bytes": manifest.files["params.safetensors"].size if manifest.files else 0,
-        "library_bytes": sum(manifest.files[lib.file].size for lib in manifest.libraries if lib.file in manifest.files),
+        **files,
     }

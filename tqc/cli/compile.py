@@ -89,8 +89,12 @@ def compile(
             {"artifact": str(path), "seconds": round(seconds, 3), "libraries": libraries, "totals": sums, **said}
         )
         return
-    typer.echo(f"{path}: {len(manifest.layers)} layers in {seconds:.1f} s")
+    what = "attentions without a cache" if manifest.forward else "layers"
+    found = manifest.forward.attention if manifest.forward else manifest.layers
+    typer.echo(f"{path}: {len(found)} {what} in {seconds:.1f} s")
     for name, count in libraries.items():
         typer.echo(f"  {name}  {size(count)}")
     typer.echo(f"  params.safetensors  {size(sums['params_bytes'])}")
+    if manifest.forward:
+        return
     typer.echo(f"  KV cache: {sums['bytes_per_token']:,} B a coded token, {sums['compression']:.2f}× smaller than fp16")

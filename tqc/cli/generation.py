@@ -101,6 +101,8 @@ class Agreement:
 def open_model(path: Path, device: str = "cpu", max_context: int | None = None) -> Model:
     """Loads an artifact, and runs two tokens through it so that reading the weights is not counted as computing."""
     session = load(path, device, max_context=max_context)
+    if session.manifest.forward:
+        session.generate()  # says what the model has instead
     tokenizer = TextTokenizer(path, session.manifest)
     if session.max_context >= 2:
         session.prefill([0])

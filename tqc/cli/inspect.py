@@ -49,10 +49,36 @@ def _inspect_artifact(artifact: Path, available: int, json: bool) -> None:
         print_json({**manifest.model_dump(mode="json", exclude={"manifest_sha256"}), "totals": sums})
         return
     out = console()
-    cache = manifest.cache
     source = manifest.source
     out.print(f"{artifact.name}  {source.file} (opset {source.opset}, {source.dtype})", markup=False)
     out.print(" ".join(manifest.command_line), markup=False)
+    if manifest.forward:
+        _print_forward(out, manifest)
+    else:
+        _print_cache(out, manifest, sums, available)
+    out.print(f"Weights: {size(sums['params_bytes'])}")
+    out.print(_libraries(manifest))
+    out.print(_kernels(manifest))
+
+
+def _print_forward(out, manifest) -> None:
+    forward = manifest.forward
+    table = Table("", "name", "dtype", "shape", title="forward", title_justify="left")
+    for side, specs in (("in", forward.inputs), ("out", forward.outputs)):
+        for spec in specs:
+            shape = [f"{dim} ≤ {forward.limits[dim]}" if dim in forward.limits else str(dim) for dim in spec.shape]
+            table.add_row(*plain(side, spec.name, spec.dtype, ", ".join(shape)))
+    out.print(table)
+    for place, group in itertools.groupby(forward.attention):
+        count = len(list(group))
+        out.print(
+            f"{count} attention{'s' * (count > 1)} without a cache: head_dim {place.head_dim}, "
+            f"K through {place.k}, V through {place.v}"
+        )
+
+
+def _print_cache(out, manifest, sums, available: int) -> None:
+    cache = manifest.cache
     out.print(_layers(manifest))
     out.print(
         f"Cache: {_exact(cache)} ({cache.exact_dtype}, {size(sums['exact_bytes'])} a sequence), "
@@ -68,9 +94,6 @@ def _inspect_artifact(artifact: Path, available: int, json: bool) -> None:
         f"{size(available)} of cache hold {sums['context_in_memory']:,} tokens (fp16: "
         f"{sums['fp16_context_in_memory']:,}); compiled for at most {manifest.max_context:,}"
     )
-    out.print(f"Weights: {size(sums['params_bytes'])}")
-    out.print(_libraries(manifest))
-    out.print(_kernels(manifest))
 
 
 def _layers(manifest) -> Table:

@@ -59,14 +59,14 @@ def build(mod: tvm.IRModule, target: Target, weights: MutableMapping[str, Any], 
         *kernel, bundle = kernel_passes(lower, parts.layout_weights)
         mod = run(mod, kernel, dump)
         orders = weight_order(mod)
-        params = orders["decode"]
+        params = next(iter(orders.values()))
         if any(order != params for order in orders.values()):
             raise PassError("the functions of the module take different weights", found=str(orders))
         mod = run(mod, [bundle], dump)
 
         @tvm.transform.module_pass(opt_level=0)
         def pipeline(module: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
-            return run(module, lowering_passes(parts.schedule), dump)
+            return run(module, lowering_passes(parts.schedule, returns_state="forward" not in orders), dump)
 
         executable = relax.build(mod, tvm_target, relax_pipeline=pipeline)
     return Built(target, executable, tuple(params), tuple(records))

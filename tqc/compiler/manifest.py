@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -104,7 +104,7 @@ def describe(
                 for layout in layouts.values()
             ),
         ),
-        digests=_digests(list(layouts.values())),
+        digests=digests_of((side, layout.head_dim) for layout in layouts.values() for side in (layout.k, layout.v)),
         vocab_size=imported.vocab_size,
         max_context=max_context,
         functions=FUNCTIONS,
@@ -187,13 +187,13 @@ def _vector_bytes(layout: CacheLayout, scheme: str) -> int:
     return layout.head_dim * bits // 8 + 2 if bits else layout.head_dim * int(scheme[2:]) // 8
 
 
-def _digests(layouts: list[CacheLayout]) -> Digests:
+def digests_of(used: Iterable[tuple[str, int]]) -> Digests:
+    """Digests of the codebooks and rotations of schemes with their head_dim."""
     codebooks, rotations = {}, {}
-    for layout in layouts:
-        for side in (layout.k, layout.v):
-            if bits := code_bits(side):
-                codebooks[f"{side}-d{layout.head_dim}"] = _sha256(codebook(bits, layout.head_dim).centroids)
-                rotations[f"d{layout.head_dim}-seed0"] = _sha256(rotation.matrix(layout.head_dim, 0))
+    for side, head_dim in used:
+        if bits := code_bits(side):
+            codebooks[f"{side}-d{head_dim}"] = _sha256(codebook(bits, head_dim).centroids)
+            rotations[f"d{head_dim}-seed0"] = _sha256(rotation.matrix(head_dim, 0))
     return Digests(codebooks=codebooks, rotations=rotations)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import tvm_ffi
@@ -16,6 +17,7 @@ from . import generate as generation
 from .cpu import check_host, choose_cpu
 from .cuda import choose_cuda
 from .device import Device, RuntimeDevice, open_device
+from .forward import ForwardModel
 from .kv_bytes import KvBytes, measure
 from .library import open_library
 from .pages import PageTable
@@ -35,13 +37,14 @@ def load(
     max_context: int | None = None,
     verify: bool = True,
     prefill_chunk: int = PREFILL_CHUNK,
-) -> Session:
+) -> Session | ForwardModel:
     """Opens the artifact `path` on `device` (`cpu`, `cuda`, `cuda:N`) for `batch` sequences.
 
     `max_context` is the longest sequence in tokens, at most and by default the one the artifact was compiled for; the
     cache for it is reserved now and never moves. `verify=False` skips the digests of the files (sizes are always
     checked). Raises ArtifactError when the artifact is damaged or does not fit this machine, before any of its code is
-    mapped, and SessionError when the device is missing or the numbers are out of range.
+    mapped, and SessionError when the device is missing or the numbers are out of range. A model that was compiled
+    without a cache is a ForwardModel, for which there is nothing to reserve.
     """
     folder = Path(path)
     manifest = verify_artifact(folder, digests=verify)
@@ -52,6 +55,12 @@ def load(
     if isinstance(opened, RuntimeDevice):
         library = choose_cuda(manifest, opened.capability)
         check_host(library)
+    if manifest.forward:
+        if (batch, max_context, prefill_chunk) != (1, None, PREFILL_CHUNK):
+            raise SessionError(
+                "A model without a cache takes no batch, max_context or prefill_chunk", where=str(folder)
+            )
+        return ForwardModel(folder, manifest, library, opened)
     return Session(folder, manifest, library, opened, batch, max_context, prefill_chunk)
 
 
@@ -196,6 +205,12 @@ class Session:
         rows = prompt_rows(ids, attention_mask, self.batch, self.vocab_size)
         steps = generation.generate(self, rows, max_new_tokens, Sampling(temperature, top_k, top_p), seed, stop)
         return (tokens[0] for tokens in steps) if self.batch == 1 else steps
+
+    def forward(self, **_inputs: object) -> NoReturn:
+        """Raises SessionError: a model with a cache has no such function."""
+        raise SessionError(
+            "A model with a cache has no forward", where=str(self.path), hint="call prefill, decode or generate"
+        )
 
     def check_room(self, new: Sequence[int]) -> None:
         """Raises SessionError unless `new[b]` more tokens fit sequence b."""
