@@ -191,3 +191,10 @@ def test_two_numbers_a_byte(tmp_path, place, dtype):
     found = load(tmp_path / "m.onnx").initializers["table"]
     assert (found.shape, found.dtype) == ((33, 65), dtype.lower())
     np.testing.assert_array_equal(found.source.read(), packed)
+
+
+def test_a_location_that_is_not_text(external):
+    data = external.read_bytes()
+    external.write_bytes(data.replace(b"weights.bin", b"weights\xff\xfein"))
+    with pytest.raises(FrontendError, match="unreadable location"):
+        load(external)

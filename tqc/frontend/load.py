@@ -77,8 +77,10 @@ def _external_path(location: str, model: Path, tensor: str) -> Path:
     """The file that holds a tensor; refuses every place outside the model's folder."""
 
     def refuse(what: str, hint: str) -> FrontendError:
-        return FrontendError(what, where=f"initialiser {tensor}", found=location or "no location", hint=hint)
+        return FrontendError(what, where=f"initialiser {tensor}", found=str(location) or "no location", hint=hint)
 
+    if not isinstance(location, str):  # protobuf gives what is not UTF-8 as bytes
+        raise refuse("External data has an unreadable location.", "The file is damaged; export the model again.")
     pure = PurePosixPath(location)
     if not location or "\\" in location or "\0" in location or pure.is_absolute() or ".." in pure.parts:
         raise refuse(

@@ -146,7 +146,10 @@ def _squeeze(x: Operands, node: Node) -> relax.Expr:
 
 def _reduce(build: Callable[..., relax.Expr]) -> Builder:
     def apply(x: Operands, node: Node) -> relax.Expr:
-        return build(x[0], x.ints(1, "axes"), bool(node.attrs.get("keepdims", 1)))
+        axes = x.ints(1, "axes") or None
+        if axes is None and node.attrs.get("noop_with_empty_axes", 0):
+            return x[0]
+        return build(x[0], axes, bool(node.attrs.get("keepdims", 1)))
 
     return apply
 
@@ -168,11 +171,17 @@ def _pow(x: Operands, node: Node) -> relax.Expr:
 def _clip(x: Operands, node: Node) -> relax.Expr:
     low, high = x.value(1), x.value(2)
     bounds = [float(v.reshape(())) if v is not None else limit for v, limit in ((low, -np.inf), (high, np.inf))]
-    return relax.op.clip(x[0], *bounds)
+    return relax.op.clip(x[0], min(bounds), bounds[1])  # ONNX: where min > max, all is max
 
 
 def _attention(x: Operands, node: Node) -> relax.Expr:
     return dialect.attention(*x.exprs, **node.attrs)
+
+
+def _rms_norm(x: Operands, node: Node) -> relax.Expr:
+    if len(x.shape(1)) != 1:
+        raise FrontendError("A norm's factors are no vector.", where=node.label, found=str(x.shape(1)))
+    return dialect.rms_norm(x[0], x[1], **node.attrs)
 
 
 def _gelu(x: Operands, node: Node) -> relax.Expr:
@@ -231,7 +240,7 @@ BUILDERS: dict[str, Builder] = {
     "tqc::Attention": _attention,
     "tqc::GatherNBits": lambda x, node: dialect.gather_nbits(*x.exprs, **node.attrs),
     "tqc::MatMulNBits": lambda x, node: dialect.matmul_nbits(*x.exprs, **node.attrs),
-    "tqc::RMSNorm": lambda x, node: dialect.rms_norm(x[0], x[1], **node.attrs),
+    "tqc::RMSNorm": _rms_norm,
     "tqc::Rope": lambda x, node: dialect.rope(x[0], x.context.positions, x[1], **node.attrs),
 }
 """Kind of a canonical node → its builder; several outputs come as a tuple."""

@@ -42,3 +42,9 @@ def test_a_constant_that_is_not_a_number(decoder, tmp_path):
     model.nodes.append(last)
     with pytest.raises(FrontendError, match=r"not a number(.|\n)*node_spoilt"):
         import_model(model.save(tmp_path))
+
+
+def test_factors_of_a_norm_that_are_no_vector(decoder, tmp_path):
+    model = _decoder(decoder, "residual", "residual", op="SimplifiedLayerNormalization")
+    with pytest.raises(FrontendError, match=r"factors are no vector(.|\n)*composite"):
+        import_model(model.save(tmp_path))
