@@ -150,5 +150,22 @@ def test_rejects_a_model_without_attention(tmp_path):
     info = [helper.make_tensor_value_info(name, 1, ["b", 16]) for name in ("x", "y")]
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", info[:1], info[1:])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
-    with pytest.raises((PassError, FrontendError), match="No attention"):
+    with pytest.raises(FrontendError, match="neither cache inputs nor attention"):
         tqc.compile(tmp_path / "m.onnx", tmp_path / "a.tqc")
+
+
+def test_inspect_and_verify_show_it(layer):
+    from typer.testing import CliRunner
+
+    from tqc.cli.main import app
+
+    def run(*words):
+        return CliRunner().invoke(app, [*map(str, words)], env={"COLUMNS": "120"})
+
+    shown = run("inspect", layer.path)
+    assert shown.exit_code == 0, shown.output
+    assert "1 attention without a cache: head_dim 16, K through fp32, V through fp32" in shown.output
+    assert "batch, seq, 64" in shown.output
+    assert run("verify", layer.path).exit_code == 0
+    refused = run("generate", layer.path, "--prompt", "x")
+    assert "without a cache cannot generate" in str(refused.exception)

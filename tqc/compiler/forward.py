@@ -12,11 +12,11 @@ from tqc.artifact.companions import companions
 from tqc.artifact.write import write_artifact
 from tqc.codec import scheme
 from tqc.codegen.target import Target
-from tqc.errors import PassError
+from tqc.errors import FrontendError, PassError
 from tqc.frontend.forward import ImportedForward, import_forward
 from tqc.frontend.load import LoadedModel
 from tqc.passes.pipeline import Dump
-from tqc.passes.quantize_in_place import AttentionPlaces, QuantizeInPlace
+from tqc.passes.quantize_in_place import AttentionPlaces, QuantizeInPlace, find_attention
 
 from .build import Built
 from .libraries import build_targets
@@ -30,7 +30,7 @@ def compile_forward(options: CompileOptions, model: LoadedModel, targets: Sequen
     """Compiles a model without cache inputs and writes the artifact directory; returns its path.
 
     The artifact has one function, `forward`, of the model's own inputs. Raises FrontendError for operations that are
-    not supported, PassError for options that concern a cache, and where no attention is found.
+    supported, where no attention is found, and PassError for options that concern a cache.
     """
     defaults = {field.name: field.default for field in fields(CompileOptions)}
     if ignored := [name for name in _OF_CACHES if getattr(options, name) != defaults[name]]:
@@ -40,6 +40,13 @@ def compile_forward(options: CompileOptions, model: LoadedModel, targets: Sequen
             hint="leave them out, or export the model with its cache as inputs",
         )
     imported = import_forward(model)
+    if not find_attention(imported.mod["forward"]):
+        raise FrontendError(
+            "The model has neither cache inputs nor attention.",
+            where=options.name,
+            expected="past_key_values.N.key and .value among the inputs, or softmax(q·kᵀ)·v in the graph",
+            hint="Export the model with past (optimum: task text-generation-with-past).",
+        )
     places: list[AttentionPlaces] = []
     options.progress("running the passes", 0.35)
     dump = Dump(options.dump_dir) if options.dump_dir else None

@@ -25,7 +25,11 @@ def name_interface(graph: Any) -> None:
 
     Raises FrontendError if tokens, cache inputs or the outputs that extend them cannot be told, or have fixed sizes.
     """
-    caches = [value for value in graph.inputs if len(value.shape) == 4 and value.dtype.is_floating_point()]
+    caches = [
+        value
+        for value in graph.inputs
+        if len(value.shape) == 4 and value.dtype.is_floating_point() and "mask" not in value.name
+    ]
     if not caches:
         return
     pairs = _pairs(caches)
