@@ -31,8 +31,8 @@ def _positions(model, source: str) -> str:
     return model.add("Slice", [numbered, first, model.ints(1 << 40), model.ints(1)], "fresh")
 
 
-def _rope(model, source: str, scaling: float, fault: str) -> None:
-    """Puts rotary embedding on q and k; the nodes that use them come after."""
+def _rope(model, source: str, scaling: float, fault: str, halved: bool) -> None:
+    """Puts rotary embedding on q and k; the nodes that use them come after. `halved` rotates the halves apart."""
     tail = model.nodes[model.nodes.index(_node(model, "present.0.key")) :]
     del model.nodes[-len(tail) :]
     mask = [node for node in tail if node.output[0] in ("past_size_shape", "past_size", "seq_size_shape", "seq_size")]
@@ -45,7 +45,7 @@ def _rope(model, source: str, scaling: float, fault: str) -> None:
         angle = model.add("Add", [angle, model.constant("half", np.float32(0.5))], "angle_shifted")
     if fault == "scaled-positions":
         angle = model.add("Mul", [angle, model.constant("half", np.float32(0.5))], "angle_half")
-    double = model.add("Concat", [angle, angle], "double", axis=-1)
+    double = angle if halved else model.add("Concat", [angle, angle], "double", axis=-1)
     for name in ("Cos", "Sin"):
         value = model.add(name, [double], f"{name}_raw")
         factor = scaling * (1.5 if fault == "uneven" and name == "Sin" else 1)
@@ -55,6 +55,9 @@ def _rope(model, source: str, scaling: float, fault: str) -> None:
         low, high = model.ints(0), model.ints(8)
         left = model.add("Slice", [x, low, high, model.ints(3)], f"{x}_left")
         right = model.add("Slice", [x, high, model.ints(1 << 40), model.ints(3)], f"{x}_right")
+        if halved:
+            _rotate_halves(model, x, left, right, fault)
+            continue
         if fault == "sign":
             left = model.add("Neg", [left], f"{x}_left_negated")
         else:
@@ -69,13 +72,26 @@ def _rope(model, source: str, scaling: float, fault: str) -> None:
     model.nodes += [node for node in tail if node not in mask]
 
 
+def _rotate_halves(model, x: str, left: str, right: str, fault: str) -> None:
+    """left·cos - right·sin beside right·cos + left·sin."""
+    if fault == "halves":
+        left, right = right, left
+    part = {
+        (n, f): model.add("Mul", [t, f], f"{x}_{n}_{f}") for n, t in (("l", left), ("r", right)) for f in ("Cos", "Sin")
+    }
+    first, second = ("r", "l") if fault == "sign" else ("l", "r")
+    above = model.add("Sub", [part[first, "Cos"], part[second, "Sin"]], f"{x}_above")
+    below = model.add("Add", [part["r", "Cos"], part["l", "Sin"]], f"{x}_below")
+    model.add("Concat", [above, below], f"{x}_rope", axis=-1)
+
+
 def _node(model, output: str):
     return next(node for node in model.nodes if output in node.output)
 
 
-def _save(decoder, tmp_path, source: str = "input", scaling: float = 1.0, fault: str = ""):
+def _save(decoder, tmp_path, source: str = "input", scaling: float = 1.0, fault: str = "", halved: bool = False):
     model = decoder()
-    _rope(model, source, scaling, fault)
+    _rope(model, source, scaling, fault, halved)
     proto = model.model()
     if source == "input":
         proto.graph.input.append(helper.make_tensor_value_info("position_ids", TensorProto.INT64, ["batch", "seq"]))
@@ -88,10 +104,11 @@ def _graph(path):
     return canonicalise(build(load(path)), BUILDERS).graph
 
 
+@pytest.mark.parametrize("halved", [False, True])
 @pytest.mark.parametrize("source", ["input", "range", "cumsum"])
 @pytest.mark.parametrize("scaling", [1.0, 1.3125])
-def test_positions_from_every_source(decoder, tmp_path, source, scaling):
-    graph = _graph(_save(decoder, tmp_path, source, scaling))
+def test_positions_from_every_source(decoder, tmp_path, source, scaling, halved):
+    graph = _graph(_save(decoder, tmp_path, source, scaling, halved=halved))
     ropes = [node for node in graph.nodes if node.kind == "tqc::Rope"]
     assert [node.inputs[0] for node in ropes] == ["q", "k"]
     for node in ropes:
@@ -100,9 +117,10 @@ def test_positions_from_every_source(decoder, tmp_path, source, scaling):
     assert not {"Cos", "Sin", "CumSum", "Range"} & {node.op for node in graph.nodes}
 
 
+@pytest.mark.parametrize("halved", [False, True])
 @pytest.mark.parametrize("fault", ["sign", "halves", "uneven", "shifted", "scaled-positions"])
-def test_other_rotations_stay_as_they_are(decoder, tmp_path, fault):
-    graph = _graph(_save(decoder, tmp_path, fault=fault))
+def test_other_rotations_stay_as_they_are(decoder, tmp_path, fault, halved):
+    graph = _graph(_save(decoder, tmp_path, fault=fault, halved=halved))
     assert {"Cos", "Sin"} <= {node.op for node in graph.nodes}
     assert "tqc::Rope" not in {node.kind for node in graph.nodes}
 
@@ -113,9 +131,10 @@ def test_other_rotations_without_positions_are_refused(decoder, tmp_path):
             _graph(_save(decoder, tmp_path, source=source, fault="shifted"))
 
 
+@pytest.mark.parametrize("halved", [False, True])
 @pytest.mark.parametrize("fault", ["", "shifted"])
-def test_fused_and_unfused_equal_onnxruntime(decoder, tmp_path, fault):
-    path = _save(decoder, tmp_path, scaling=1.25, fault=fault)
+def test_fused_and_unfused_equal_onnxruntime(decoder, tmp_path, fault, halved):
+    path = _save(decoder, tmp_path, scaling=1.25, fault=fault, halved=halved)
     imported = import_model(path)
     random = np.random.default_rng(0)
     tokens, positions = random.integers(0, 40, (2, 4)), np.array([[3, 4, 5, 6], [100, 101, 102, 103]])

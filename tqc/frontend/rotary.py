@@ -23,8 +23,9 @@ class _Angles:
     scaling: float
 
 
-def _products(graph: Graph, node: Node) -> tuple[Node, Node] | None:
-    if node.kind != "Add":
+def _products(graph: Graph, node: Node | None, *kinds: str) -> tuple[Node, Node] | None:
+    """The two products whose sum, or other combination in `kinds`, a node is."""
+    if node is None or node.kind not in kinds:
         return None
     found = [graph.producer.get(t) for t in node.inputs]
     return tuple(found) if all(p is not None and p.kind == "Mul" for p in found) else None
@@ -42,7 +43,7 @@ def angle_tensors(graph: Graph, sources: dict[str, Source]) -> set[str]:
     """Every tensor that may be the cos or sin of a rotary embedding, to be probed for `fuse_rotary`."""
     found = set()
     for node in graph.nodes:
-        for product in _products(graph, node) or ():
+        for product in _products(graph, node, "Add", "Sub") or ():
             if operands := _by_source(sources, product):
                 found.add(operands[1])
     return {tensor for tensor in found if tensor in graph.producer}
@@ -108,7 +109,8 @@ def _angles(facts: Facts, cos: str, sin: str, dim: int, dtype: str) -> _Angles |
     norm = float(np.sqrt(np.mean(first[cos].astype(np.float64) ** 2 + first[sin].astype(np.float64) ** 2)))
     scaling = _scaling(facts, cos, norm, tolerance)
     for seen in facts.observed:
-        angle = seen.setting.positions()[:, None, :, None] * np.tile(inv_freq.astype(np.float64), 2)
+        repeats = max(1, seen.values[cos].shape[-1] // inv_freq.size)
+        angle = seen.setting.positions()[:, None, :, None] * np.tile(inv_freq.astype(np.float64), repeats)
         for tensor, function in ((cos, np.cos), (sin, np.sin)):
             found, expected = seen.values[tensor], scaling * function(angle)
             if found.ndim != 4 or found.shape[1:] != expected.shape[1:] or found.shape[0] not in (1, len(expected)):
@@ -120,7 +122,7 @@ def _angles(facts: Facts, cos: str, sin: str, dim: int, dtype: str) -> _Angles |
 
 def _match(facts: Facts, node: Node, known: dict[tuple[str, str], _Angles | None]) -> tuple[str, _Angles] | None:
     graph = facts.graph
-    products = _products(graph, node)
+    products = _products(graph, node, "Add")
     if products is None:
         return None
     operands = [_by_source(facts.sources, product) for product in products]
@@ -138,13 +140,38 @@ def _match(facts: Facts, node: Node, known: dict[tuple[str, str], _Angles | None
     return None
 
 
+def _match_halves(facts: Facts, node: Node, known: dict[tuple[str, str], _Angles | None]) -> tuple[str, _Angles] | None:
+    """As `_match`, of concat(a·cos - b·sin, b·cos + a·sin), where a and b are the halves of x (gpt-oss)."""
+    graph = facts.graph
+    if node.kind != "Concat" or len(node.inputs) != 2 or node.attrs["axis"] not in (-1, 3):
+        return None
+    first, second = (graph.producer.get(tensor) for tensor in node.inputs)
+    products = [*(_products(graph, first, "Sub") or ()), *(_products(graph, second, "Add") or ())]
+    operands = [_by_source(facts.sources, product) for product in products]
+    if len(operands) != 4 or None in operands:
+        return None
+    (a, cos), (b, sin) = operands[:2]
+    if {(b, cos), (a, sin)} != set(operands[2:]) or cos == sin:
+        return None
+    source = graph.producer.get(a)
+    values = facts.observed[0].values
+    if source is None or cos not in values or sin not in values or not values[cos].ndim:
+        return None
+    x, half = source.inputs[0], values[cos].shape[-1]
+    if not half or not _is_half(facts, a, x, 0, half) or not _is_half(facts, b, x, half, 2 * half):
+        return None
+    if (cos, sin) not in known:
+        known[cos, sin] = _angles(facts, cos, sin, 2 * half, graph.types.get(cos, ""))
+    return (x, known[cos, sin]) if known[cos, sin] else None
+
+
 def fuse_rotary(facts: Facts) -> None:
     """Replaces every rotate-half embedding of whole heads by constant frequencies; leaves others as they are."""
     graph = facts.graph
     known: dict[tuple[str, str], _Angles | None] = {}
     names: dict[bytes, str] = {}
     for node in graph.nodes:
-        if (found := _match(facts, node, known)) is None:
+        if (found := _match(facts, node, known) or _match_halves(facts, node, known)) is None:
             continue
         x, angles = found
         name = names.setdefault(angles.inv_freq.tobytes(), f"inv_freq/{len(names)}")
