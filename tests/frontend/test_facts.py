@@ -107,6 +107,26 @@ def test_a_claim_that_does_not_hold_is_an_error(decoder, tmp_path):
         observe(graph, sources, set())
 
 
+def test_a_claim_that_only_short_sequences_fulfil_is_an_error(decoder, tmp_path):
+    model = _with_positions(decoder)
+    model.add("Min", ["from_sizes", model.int(100)], "stopped")
+    model.nodes[-4].input[1] = "stopped"
+    model.nodes.insert(-4, model.nodes.pop())
+    graph = build(load(model.save(tmp_path)))
+    graph.claims += [Claimed("stopped", Claim.POSITIONS, "Op bad")]
+    with pytest.raises(FrontendError, match="Op bad, operand stopped"):
+        observe(graph, dependences(graph, bind(graph)), set())
+
+
+@pytest.mark.parametrize(("size", "last_equal"), [("seq_size", 1), ("past_size", 0)])
+def test_what_only_a_step_or_a_first_prompt_does_is_not_missed(decoder, tmp_path, size, last_equal):
+    model = decoder()
+    model.nodes[-1].output[0] = "plain"
+    model.add("Equal", [size, model.int(last_equal)], "special")
+    model.add("Where", ["special", "plain", "plain"], "logits")
+    assert _observed(model, tmp_path).value("special") is None
+
+
 def test_a_claim_about_data_is_an_error(decoder, tmp_path):
     graph = build(load(decoder().save(tmp_path)))
     graph.claims += [Claimed("input_ids", Claim.POSITIONS, "Op bad")]

@@ -29,6 +29,34 @@ def test_windows_of_every_width(decoder, tmp_path, window):
     assert _layer(decoder, tmp_path, mask="window", window=window).window == window
 
 
+def _with_table(decoder, table: np.ndarray):
+    """The decoder with rows past…total and columns 0…total of a stored mask, as GPT-Neo has it."""
+    model = decoder(mask="select")
+    past, total = (model.add("Unsqueeze", [name, model.ints(0)], f"{name}_1") for name in ("past_size", "total_size"))
+    rows = model.add("Slice", [model.constant("table", table[None, None]), past, total, model.ints(2)], "rows")
+    model.add("Slice", [rows, model.ints(0), total, model.ints(3)], "cut")
+    masked = next(node for node in model.nodes if node.output[0] == "masked")
+    masked.input[0] = "cut"
+    at = model.nodes.index(masked)
+    model.nodes[at:] = [*model.nodes[-4:], *model.nodes[at:-4]]
+    return model
+
+
+@pytest.mark.parametrize(("length", "window"), [(512, 0), (512, 200), (1024, 900)])
+def test_windows_of_stored_masks(decoder, tmp_path, length, window):
+    i, j = np.arange(length)[:, None], np.arange(length)[None]
+    table = (j <= i) & (j > i - (window or length))
+    path = _with_table(decoder, table).save(tmp_path)
+    assert canonicalise(build(load(path)), BUILDERS).layers[0].window == window
+
+
+def test_a_stored_mask_with_a_hole_is_refused(decoder, tmp_path):
+    table = np.tril(np.ones((512, 512), bool))
+    table[:, 150] = False
+    with pytest.raises(FrontendError, match="neither causal nor"):
+        canonicalise(build(load(_with_table(decoder, table).save(tmp_path))), BUILDERS)
+
+
 @pytest.mark.parametrize("mask", ["bidirectional", "strict", "dilated", "biased", "none"])
 def test_masks_that_are_refused(decoder, tmp_path, mask):
     with pytest.raises(FrontendError) as caught:

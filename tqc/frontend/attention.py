@@ -131,7 +131,9 @@ def _match(facts: Facts, softmax: Node, interface: Interface) -> Match:
             scores_first = facts.is_data(node.inputs[0])
             tensor, mask = node.inputs if scores_first else node.inputs[::-1]
             masks.append(mask)
-        elif node.kind == "Where" and not facts.is_data(node.inputs[0]) and _hides(facts, node.inputs[2]):
+        elif (
+            node.kind == "Where" and not softcap and not facts.is_data(node.inputs[0]) and _hides(facts, node.inputs[2])
+        ):
             tensor, mask = node.inputs[1], node.inputs[0]
             masks.append(mask)
         elif node.kind == "Tanh" and not softcap:

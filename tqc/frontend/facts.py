@@ -14,8 +14,16 @@ from .graph import Graph, Node
 from .probe import Observed, Probe
 from .setting import Setting
 
-SETTINGS = (Setting(2, 3, 5), Setting(3, 4, 7), Setting(2, 5, 11), Setting(1, 6, 13))
-"""Sizes at which batch, seq, past, their sum and their products all take different courses."""
+SETTINGS = (
+    Setting(2, 3, 5),
+    Setting(3, 4, 7),
+    Setting(2, 5, 11),
+    Setting(1, 6, 13),
+    Setting(2, 1, 9),
+    Setting(1, 7, 0),
+)
+"""Sizes at which batch, seq, past, their sum and their products all take different courses; the last two are a step of
+decoding and a first prompt, for which a graph may do something of their own."""
 
 _RESHAPING = ("Reshape", "Expand")
 
@@ -122,6 +130,7 @@ def _check(claimed: Claimed, facts: Facts) -> None:
     tensor, constant = claimed.tensor, facts.graph.constants.get(claimed.tensor)
     values = [seen.values.get(tensor, constant) for seen in facts.observed]
     holds = all(claimed.claim.holds(v, seen.setting) for v, seen in zip(values, facts.observed, strict=True))
+    holds = holds and not facts.bends([tensor])
     if facts.is_data(tensor) or not holds:
         raise FrontendError(
             "An operand does not hold what it should.",

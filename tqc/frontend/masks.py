@@ -15,6 +15,7 @@ FORBIDDEN = -1e4
 
 _NO_LIMIT = 1 << 31
 _LONGEST = 1 << 16
+_ROWS = 256
 
 
 class UnknownMask(ValueError):
@@ -56,7 +57,15 @@ def settings(graph: Graph, masks: set[str]) -> tuple[Setting, ...]:
     if limit > _LONGEST:
         raise UnknownMask(f"it depends on {limit} tokens of context, more than can be tried")
     long = max(96, 2 * limit)
-    return (Setting(1, 7, 40), Setting(1, 64, 0), Setting(2, 5, 9, padding=3), Setting(1, 3, long), Setting(1, 1, long))
+    usual = (Setting(1, 7, 40), Setting(1, 64, 0), Setting(2, 5, 9, padding=3))
+    return (*usual, Setting(1, 3, long), Setting(1, 1, long), *_whole_tables(graph, masks))
+
+
+def _whole_tables(graph: Graph, masks: set[str]) -> list[Setting]:
+    """Sizes that show the last rows of a stored mask [..., queries, keys], whose window is written nowhere else."""
+    arrays = (graph.constants.get(name) for name in graph.ancestors(masks, values_only=True))
+    extents = {min(a.shape[-2:]) for a in arrays if a is not None and a.ndim > 1 and min(a.shape[-2:]) > 1}
+    return [Setting(1, min(n, _ROWS), n - min(n, _ROWS)) for n in sorted(extents)]
 
 
 def _visible(masks: tuple[str, ...], seen: Observed) -> Visible:

@@ -13,6 +13,7 @@ from tqc.errors import FrontendError
 
 from .folding import DIMS
 from .graph import Node
+from .interface import POSITIONS, TOKENS
 
 Builder = Callable[["Operands", Node], relax.Expr]
 
@@ -112,14 +113,17 @@ def _gemm(x: Operands, node: Node) -> relax.Expr:
 
 
 def _gather(x: Operands, node: Node) -> relax.Expr:
-    """Clipping keeps a token id outside the vocabulary from reading foreign memory; so ONNX's indices from the end,
-    which are constants in these graphs, are counted from the start first."""
+    """Clipping keeps a token id outside the vocabulary from reading foreign memory; so ONNX's indices from the end are
+    counted from the start first. Token ids and positions themselves are never negative."""
     axis, indices, constant = node.attrs.get("axis", 0), x[1], x.constants[1]
+    extent = x.shape(0)[axis]
     if constant is not None and (constant < 0).any():
-        extent = x.shape(0)[axis]
         if not isinstance(extent, tirx.IntImm):
             raise FrontendError("An index counts from the end of a dimension that varies.", where=node.label)
         indices = relax.const(np.where(constant < 0, constant + int(extent), constant))
+    elif constant is None and node.inputs[1] not in (TOKENS, POSITIONS) and isinstance(extent, tirx.IntImm):
+        from_end = x.emit(relax.op.add(indices, _like(indices, int(extent))))
+        indices = x.emit(relax.op.where(x.emit(relax.op.less(indices, _like(indices, 0))), from_end, indices))
     rows = relax.op.take(x[0], indices, axis, mode="clip")
     return relax.op.astype(x.emit(rows), "float32") if _dtype(x[0]) == "bfloat16" else rows
 
