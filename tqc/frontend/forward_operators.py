@@ -42,7 +42,8 @@ def _quotient(whole: tirx.Expr, rest: tirx.Expr) -> tirx.Expr:
 
 def _flatten(x: Operands, node: Node) -> relax.Expr:
     shape, one = x.shape(0), tirx.IntImm("int64", 1)
-    axis = node.attrs.get("axis", 1) % len(shape)
+    axis = node.attrs.get("axis", 1)
+    axis += len(shape) * (axis < 0)  # the rank itself is an axis: all before it
     return relax.op.reshape(x[0], [math.prod(shape[:axis], start=one), math.prod(shape[axis:], start=one)])
 
 
@@ -113,6 +114,14 @@ def _mod(x: Operands, node: Node) -> relax.Expr:
     return relax.op.mod(x[0], x[1]) if node.attrs.get("fmod") else relax.op.floor_mod(x[0], x[1])
 
 
+def _from_start(x: Operands) -> relax.Expr:
+    """The indices, operand 1; TVM reads foreign memory at those from the end."""
+    constant = x.constants[1]
+    if constant is not None and (constant < 0).any():
+        raise FrontendError("An index counts from the end.", where=x.node.label)
+    return x[1]
+
+
 def _heads(x: Operands, t: relax.Expr, count: int) -> relax.Expr:
     """[B, S, heads·dim] → [B, heads, S, dim]."""
     batch, seq, width = t.ty.shape
@@ -124,6 +133,8 @@ def _attention(x: Operands, node: Node) -> relax.Expr:
     """ONNX's Attention (opset 23 and later) without a cache, decomposed."""
     if any(x.has(n) for n in (4, 5, 6)) or any(node.outputs[1:]):
         raise FrontendError("Attention with a cache inside, in a model without cache inputs.", where=node.label)
+    if any(node.attrs.get(f"{side}_window_size", -1) != -1 for side in ("left", "right")):
+        raise FrontendError("Attention with a window, in a model without cache inputs.", where=node.label)
     q, k, v = x[0], x[1], x[2]
     flat = len(q.ty.shape) == 3
     if flat:
@@ -176,8 +187,8 @@ FORWARD_BUILDERS: dict[str, Builder] = {
     "CumSum": _cumsum,
     "Expand": _expand,
     "Flatten": _flatten,
-    "GatherElements": lambda x, node: relax.op.gather_elements(x[0], x[1], node.attrs.get("axis", 0)),
-    "GatherND": lambda x, node: relax.op.gather_nd(x[0], x[1], node.attrs.get("batch_dims", 0)),
+    "GatherElements": lambda x, node: relax.op.gather_elements(x[0], _from_start(x), node.attrs.get("axis", 0)),
+    "GatherND": lambda x, node: relax.op.gather_nd(x[0], _from_start(x), node.attrs.get("batch_dims", 0)),
     "Identity": lambda x, node: x[0],
     "IsNaN": lambda x, node: relax.op.isnan(x[0]),
     "Mod": _mod,
