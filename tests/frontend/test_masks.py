@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 
 from tqc.errors import FrontendError
@@ -110,3 +111,38 @@ def test_a_mask_may_be_repeated_over_heads_but_not_differ():
     allowed[0, 1, 0, 0] = False
     with pytest.raises(UnknownMask, match=r"\[1, 2, 3, 7\]"):
         classify(("m",), (_observed(allowed, setting),))
+
+
+def _before_the_scale(decoder, low: float, scale: float, op: str):
+    """Softmax((scores + mask)·scale)."""
+    model = decoder(mask="select" if op == "Where" else "causal")
+    next(tensor for tensor in model.initializers if tensor.name == "low").CopyFrom(
+        onnx.numpy_helper.from_array(np.float32(low), "low")
+    )
+    model.add("Mul", ["masked", model.constant("late", np.float32(scale))], "late_scores")
+    weights = next(node for node in model.nodes if node.output[0] == "weights")
+    weights.input[0] = "late_scores"
+    model.nodes.insert(model.nodes.index(weights), model.nodes.pop())
+    return model
+
+
+@pytest.mark.parametrize("op", ["Add", "Where"])
+@pytest.mark.parametrize(("low", "scale"), [(-1e4, 0.125), (-3e38, 1e-4), (-np.inf, 1e-4)])
+def test_masks_before_the_scale(decoder, tmp_path, op, low, scale):
+    path = _before_the_scale(decoder, low, scale, op).save(tmp_path)
+    assert canonicalise(build(load(path)), BUILDERS).layers[0].window == 0
+
+
+@pytest.mark.parametrize("op", ["Add", "Where"])
+@pytest.mark.parametrize(("low", "scale"), [(-1e4, 1e-3), (-np.inf, -1.0)])
+def test_masks_that_a_scale_weakens_are_refused(decoder, tmp_path, op, low, scale):
+    with pytest.raises(FrontendError):
+        canonicalise(build(load(_before_the_scale(decoder, low, scale, op).save(tmp_path))), BUILDERS)
+
+
+def test_a_window_that_the_graph_computes_is_tried(decoder, tmp_path):
+    model = decoder(mask="window", window=300)
+    first = next(node for node in model.nodes if node.output[0] == "first")
+    first.input[1] = model.add("Mul", [model.int(20), model.int(15)], "width")
+    model.nodes.insert(0, model.nodes.pop())
+    assert canonicalise(build(load(model.save(tmp_path))), BUILDERS).layers[0].window == 300

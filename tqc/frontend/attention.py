@@ -16,7 +16,7 @@ from tqc.errors import FrontendError
 from .facts import Facts
 from .graph import Graph, Node
 from .interface import Interface, LayerCache
-from .masks import FORBIDDEN
+from .masks import forbids
 from .probe import feed
 from .sinks import drops_last, sinks_before
 
@@ -27,7 +27,8 @@ _LAYOUT = ("Reshape", "Expand", "Unsqueeze", "Tile", "Transpose", "Cast", "Squee
 class Match:
     """One attention by the names of its tensors: q [B, H, S, D], k and v [B, Hk, S, D] fresh, y [B, H, S, D].
 
-    `masks` are added to the scores, or, if boolean, select them; `sinks` [H] are logits beside them, '' without.
+    `masks` are added to the scores, or, if boolean, select them, before these are multiplied by `mask_factor` or more;
+    `sinks` [H] are logits beside them, '' without.
     """
 
     softmax: Node
@@ -43,6 +44,7 @@ class Match:
     softcap: float
     masks: tuple[str, ...]
     sinks: str = ""
+    mask_factor: float = 1.0
 
 
 class _Mismatch(Exception):
@@ -113,16 +115,16 @@ def _cached(facts: Facts, tensor: str, side: str, pasts: dict[str, int]) -> tupl
     return pasts[past], fresh, tensor, factor
 
 
-def _hides(facts: Facts, tensor: str) -> bool:
+def _hides(facts: Facts, tensor: str, factor: float) -> bool:
     value = facts.scalar(tensor)
-    return value is not None and value <= FORBIDDEN
+    return value is not None and bool(forbids(np.array(value), factor))
 
 
 def _match(facts: Facts, softmax: Node, interface: Interface) -> Match:
     graph = facts.graph
     if softmax.attrs.get("axis", -1) not in (-1, 3):
         raise _Mismatch(f"it normalises axis {softmax.attrs['axis']}, not the keys")
-    (tensor, sinks), factor, softcap, masks = sinks_before(facts, softmax), 1.0, 0.0, []
+    (tensor, sinks), factor, softcap, masks, mask_factor = sinks_before(facts, softmax), 1.0, 0.0, [], 1.0
     while (node := graph.producer.get(tensor)) and node.kind != "MatMul":
         peeled, step = _peel_scale(facts, tensor)
         if peeled != tensor:
@@ -131,8 +133,12 @@ def _match(facts: Facts, softmax: Node, interface: Interface) -> Match:
             scores_first = facts.is_data(node.inputs[0])
             tensor, mask = node.inputs if scores_first else node.inputs[::-1]
             masks.append(mask)
+            mask_factor = min(mask_factor, factor)
         elif (
-            node.kind == "Where" and not softcap and not facts.is_data(node.inputs[0]) and _hides(facts, node.inputs[2])
+            node.kind == "Where"
+            and not softcap
+            and not facts.is_data(node.inputs[0])
+            and _hides(facts, node.inputs[2], factor)
         ):
             tensor, mask = node.inputs[1], node.inputs[0]
             masks.append(mask)
@@ -164,7 +170,9 @@ def _match(facts: Facts, softmax: Node, interface: Interface) -> Match:
     if sinks and math.prod(graph.constants.get(sinks, graph.weights.get(sinks)).shape) != heads:
         raise _Mismatch(f"its sinks {sinks} are not one for each of {heads} query heads")
     y = mix.outputs[0]
-    return Match(softmax, layer, heads, q, k, v, present_k, present_v, y, scale, softcap, tuple(masks), sinks)
+    return Match(
+        softmax, layer, heads, q, k, v, present_k, present_v, y, scale, softcap, tuple(masks), sinks, mask_factor
+    )
 
 
 def _query_heads(facts: Facts, cache: LayerCache, queries: str) -> int:

@@ -93,7 +93,7 @@ def windows_of(facts: Facts, matches: list[Match]) -> list[int]:
         found = []
         for match in matches:
             where = f"layer {match.layer}, {match.softmax.label}"
-            found.append(classify(match.masks, observed))
+            found.append(classify(match.masks, observed, match.mask_factor))
         return found
     except UnknownMask as reason:
         raise FrontendError(

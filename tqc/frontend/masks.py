@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .graph import Graph
-from .probe import Observed
+from .probe import Observed, Probe
 from .setting import Setting
 
 FORBIDDEN = -1e4
@@ -16,6 +16,12 @@ FORBIDDEN = -1e4
 _NO_LIMIT = 1 << 31
 _LONGEST = 1 << 16
 _ROWS = 256
+
+
+def forbids(values: np.ndarray, factor: float) -> np.ndarray:
+    """Which scores never count, if they are multiplied by `factor` before the softmax."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return (values <= FORBIDDEN) & (values * np.float64(factor) <= FORBIDDEN / 10)
 
 
 class UnknownMask(ValueError):
@@ -49,9 +55,8 @@ def settings(graph: Graph, masks: set[str]) -> tuple[Setting, ...]:
     Raises UnknownMask if such a constant is too large to be tried.
     """
     limit = 0
-    for name in graph.ancestors(masks, values_only=True):
-        array = graph.constants.get(name)
-        if array is not None and array.size == 1 and array.dtype.kind in "iuf":
+    for array in _numbers(graph, graph.ancestors(masks, values_only=True)):
+        if array.size == 1 and array.dtype.kind in "iuf":
             size = abs(float(array.reshape(())))
             limit = max(limit, int(size)) if size < _NO_LIMIT else limit
     if limit > _LONGEST:
@@ -61,6 +66,17 @@ def settings(graph: Graph, masks: set[str]) -> tuple[Setting, ...]:
     return (*usual, Setting(1, 3, long), Setting(1, 1, long), *_whole_tables(graph, masks))
 
 
+def _numbers(graph: Graph, names: set[str]) -> list[np.ndarray]:
+    """The constants among tensors, and what is computed from constants alone."""
+    fixed, computed = set(graph.constants), set()
+    for node in graph.nodes:
+        if node.outputs[0] in names and node.inputs and fixed.issuperset(filter(None, node.inputs)):
+            fixed.update(node.outputs)
+            computed.update(filter(None, node.outputs))
+    values = Probe(graph, computed).run(Setting(1, 3, 5)).values
+    return [graph.constants[name] for name in names if name in graph.constants] + list(values.values())
+
+
 def _whole_tables(graph: Graph, masks: set[str]) -> list[Setting]:
     """Sizes that show the last rows of a stored mask [..., queries, keys], whose window is written nowhere else."""
     arrays = (graph.constants.get(name) for name in graph.ancestors(masks, values_only=True))
@@ -68,13 +84,13 @@ def _whole_tables(graph: Graph, masks: set[str]) -> list[Setting]:
     return [Setting(1, min(n, _ROWS), n - min(n, _ROWS)) for n in sorted(extents)]
 
 
-def _visible(masks: tuple[str, ...], seen: Observed) -> Visible:
+def _visible(masks: tuple[str, ...], seen: Observed, factor: float) -> Visible:
     setting = seen.setting
     allowed = np.ones((setting.batch, 1, setting.seq, setting.total), bool)
     for name in masks:
         values = seen.values[name]
         if values.dtype != bool:
-            if not ((values == 0) | (values <= FORBIDDEN)).all():
+            if not ((values == 0) | forbids(values, factor)).all():
                 raise UnknownMask("it adds values other than 0 and minus infinity")
             values = values == 0
         if values.ndim == 4 and (values == values[:, :1]).all():
@@ -88,11 +104,11 @@ def _visible(masks: tuple[str, ...], seen: Observed) -> Visible:
     return Visible(setting, allowed[:, 0])
 
 
-def classify(masks: tuple[str, ...], observed: tuple[Observed, ...]) -> int:
-    """The window width, 0 for a plain causal mask. Raises UnknownMask."""
+def classify(masks: tuple[str, ...], observed: tuple[Observed, ...], factor: float = 1.0) -> int:
+    """The window width, 0 for a plain causal mask. What masks add is multiplied by `factor`. Raises UnknownMask."""
     if not masks:
         raise UnknownMask("there is none: every query sees every key")
-    seen = [_visible(masks, entry) for entry in observed]
+    seen = [_visible(masks, entry, factor) for entry in observed]
     if all(entry.agrees(0) for entry in seen):
         return 0
     window = max(int(entry.allowed.sum(axis=2).max()) for entry in seen)
