@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 from onnx import helper
 
@@ -160,3 +161,25 @@ def test_a_scale_that_is_no_number_is_refused(decoder, tmp_path):
     _node(model, "s").input[1] = model.constant("odd_scale", np.float32(np.nan))
     error = _refusal(model, tmp_path)
     assert (error.what, error.found) == ("A constant is not a number.", "odd_scale")
+
+
+def test_a_cache_that_is_widened_before_it_grows(decoder, pair_at, tmp_path):
+    """Some float16 exports go on in float32 from the first attention on: their presents no longer fit their pasts."""
+    model = decoder().model()
+    for info in model.graph.input:
+        if info.name.startswith("past"):
+            info.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    for node in list(model.graph.node):
+        if node.op_type == "Concat" and node.input[0].startswith("past"):
+            wide = f"{node.input[0]}/wide"
+            model.graph.node.insert(0, helper.make_node("Cast", [node.input[0]], [wide], to=onnx.TensorProto.FLOAT))
+            node.input[0] = wide
+    onnx.save(model, tmp_path / "model.onnx")
+    pair = pair_at(tmp_path / "model.onnx")
+    assert pair.imported.dtype == "float16"
+    tokens, positions = np.arange(6).reshape(2, 3), np.arange(4, 7)[None].repeat(2, 0)
+    cache = pair.cache(2, 4)
+    found, expected = pair.run(tokens, positions, cache), pair.onnx(tokens, positions, cache)
+    assert [array.dtype for array in found[1:]] == [np.float16] * 2
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=0.01)
