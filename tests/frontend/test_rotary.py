@@ -148,3 +148,17 @@ def test_fused_and_unfused_equal_onnxruntime(decoder, tmp_path, fault, halved):
     found = machine["main"](*(tvm.runtime.tensor(a) for a in (tokens, positions, *cache, *weights)))
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours.numpy(), theirs, atol=2e-5)
+
+
+def test_angles_of_a_float16_file_are_computed_in_float32(decoder, tmp_path):
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    path = _save(decoder, tmp_path)
+    model = convert_float_to_float16(onnx.load(path), keep_io_types=False, disable_shape_infer=True)
+    onnx.save(model, path)
+    graph = _graph(path)
+    ropes = [node for node in graph.nodes if node.kind == "tqc::Rope"]
+    assert [node.inputs[0] for node in ropes] == ["q", "k"]
+    frequencies = graph.constants[ropes[0].inputs[1]]
+    assert frequencies.dtype == np.float32
+    np.testing.assert_array_equal(frequencies, INV_FREQ.astype(np.float16))
