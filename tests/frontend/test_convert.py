@@ -34,7 +34,7 @@ def test_signature_and_results(decoder, tmp_path):
 def test_weights_carry_no_data_into_the_module(decoder, tmp_path):
     model = decoder()
     model.nodes[-1].output[0] = "raw_logits"
-    model.add("ReduceSum", ["raw_logits"], "sums", keepdims=1)
+    model.add("ReduceSum", ["raw_logits", model.ints(-1)], "sums", keepdims=1)
     model.add("Add", ["raw_logits", model.constant("four", np.ones((1, 1, 4), np.float32))], "logits")
     model.nodes[-1].input[0] = "sums"
     mod, weights = _convert(model, tmp_path)

@@ -43,7 +43,7 @@ def test_expansion_to_a_symbolic_size(decoder, tmp_path):
     model = decoder()
     model.nodes[-1].output[0] = "raw_logits"
     model.add("Shape", ["raw_logits"], "sizes")
-    model.add("ReduceMean", ["raw_logits"], "mean", axes=[1], keepdims=1)
+    model.add("ReduceMean", ["raw_logits"], "mean", axes=[2], keepdims=1)
     model.add("Expand", ["mean", "sizes"], "logits")
     graph = _canonical(model, tmp_path)
     assert tuple(map(str, graph.producer["logits"].attrs[DIMS])) == ("batch", "seq", "40")

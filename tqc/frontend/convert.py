@@ -16,6 +16,7 @@ from .graph import Graph, Node
 from .interface import POSITIONS, TOKENS
 from .names import identifier, parameter_names
 from .operators import BUILDERS, Operands
+from .rows import refuse_mixed_tokens
 from .sizes import BATCH, PAST, SEQ, TOTAL, Dim
 from .weights import Weight
 
@@ -67,6 +68,7 @@ class _Context:
         exprs = [self.operand(t) for t in node.inputs]
         if node.kind not in _TAKE_NARROW:
             exprs = [self._widened(t, x) for t, x in zip(node.inputs, exprs, strict=True)]
+        refuse_mixed_tokens(node, exprs, constants)
         operands = Operands(node, exprs, constants, self)
         try:
             result = self.emit(BUILDERS[node.kind](operands, node), identifier(node.outputs[0]))
