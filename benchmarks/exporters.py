@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import re
 import sys
 import tempfile
 import time
@@ -34,7 +35,7 @@ FALLBACK = {
     "genai-fp32": ("torchscript14",),
     "genai-fp16": ("genai-fp32", "torchscript14"),
     "genai-mha": ("genai-fp32", "torchscript14"),
-    "genai-int4f16": ("genai-int4",),
+    "genai-int4f16": ("genai-int4f16-norms",),
     "fp16": ("torchscript17",),
     "torchscript17-fp16": ("torchscript17",),
     "q4f16": ("q4",),
@@ -82,7 +83,7 @@ def passed(cell: dict[str, Any]) -> bool:
 
 
 def _words(error: Exception) -> str:
-    text = " ".join(str(error).replace(tempfile.gettempdir(), "").split())
+    text = re.sub(re.escape(tempfile.gettempdir()) + r"/\w+", "FOLDER", " ".join(str(error).split()))
     return f"{type(error).__name__}: {text}"[:400]
 
 

@@ -87,6 +87,8 @@ FORMS: dict[str, Form] = {
     "genai-mha": _builder("fp16", "cpu"),
     "genai-int4": _builder("int4", "cpu", accuracy_level="1"),
     "genai-int4f16": _builder("int4", "cuda"),
+    # Norms of queries and keys stay outside of the attention operator, which has them on some providers only.
+    "genai-int4f16-norms": _builder("int4", "cuda", fuse_qk_norm_gqa="false"),
     "fp16": _rewritten("torchscript17", rewrite.half),
     "q4": _rewritten("torchscript17", rewrite.block_quantized, bits=4, block=32, zero_points=False),
     "q4z": _rewritten("dynamo18", rewrite.block_quantized, bits=4, block=128, zero_points=True, gather=True),

@@ -65,4 +65,4 @@ def test_unknown_names_are_refused(zoo):
 
 
 def test_forms_are_named_after_their_exporter():
-    assert all(re.fullmatch(r"(torchscript|dynamo)\d\d(-\w+)?|genai-\w+|fp16|q\d\w*|fused", form) for form in FORMS)
+    assert all(re.fullmatch(r"(torchscript|dynamo)\d\d(-\w+)?|genai-[\w-]+|fp16|q\d\w*|fused", form) for form in FORMS)
