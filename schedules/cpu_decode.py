@@ -199,7 +199,7 @@ class _Decode:
         """What each step of one product calls to have page `at` of side `side` in the cache for the next product."""
         buffer = self.cache.state[f"{side}_codes"]
         line = CACHE_LINE * 8 // (UNIT if code_bits(getattr(self.layout, side)) else int(buffer.dtype[-2:]))
-        lines = -(-self.layout.units(getattr(self.layout, side)) // line)
+        lines = -(-self.layout.form(side).units(self.layout.page) // line)
         each = -(-lines // (parts * steps))
 
         def fetch(step: Expr) -> None:

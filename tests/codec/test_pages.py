@@ -49,7 +49,7 @@ def test_hand_packed_unit() -> None:
 @pytest.mark.parametrize("bits", range(1, 9))
 def test_round_trip_and_size(bits: int, dim: int) -> None:
     codes = np.random.default_rng(dim).integers(0, 2**bits, (2, 3, 64, dim), dtype=np.uint8)
-    size = CacheLayout(3, 3, dim, k=f"tq{bits}", v=f"tq{bits}", page=64).units(f"tq{bits}")
+    size = CacheLayout(3, 3, dim, k=f"tq{bits}", v=f"tq{bits}", page=64).form("k").units(64)
     for pack, unpack in ((pages.pack_k, pages.unpack_k), (pages.pack_v, pages.unpack_v)):
         units = pack(codes, bits)
         assert units.dtype == np.uint16

@@ -35,12 +35,18 @@ def test_reject_unknown_with_a_suggestion(text: str, near: str) -> None:
         scheme.parse(text)
 
 
-@pytest.mark.parametrize("name", ["tqp2", "tqp4", "tqp8", "tq2.5", "tq3.5", "polar", "qjl", "bf16"])
-def test_reject_planned_as_not_built_yet(name: str) -> None:
-    with pytest.raises(CodecError, match="not built yet") as caught:
-        scheme.parse(f"k:tq4,v:{name}")
-    assert "tq1, tq2" in caught.value.expected
-    assert caught.value.where.startswith("V")
+@pytest.mark.parametrize("name", ["tqp2", "tqp8", "tq2.5", "tq3.5", "polar", "polar-plain", "bf16", "16@5+48@2"])
+def test_every_scheme_of_both_sides(name: str) -> None:
+    assert scheme.parse(name) == (name, name)
+    assert scheme.parse(f"k:tq4,v:{name}") == ("tq4", name)
+
+
+def test_qjl_is_a_scheme_of_keys() -> None:
+    assert scheme.parse("qjl") == ("qjl3", "tq3")
+    assert scheme.parse("k:qjl2o,v:tq2") == ("qjl2o", "tq2")
+    for text in ("qjl2", "k:tq4,v:qjl1"):
+        with pytest.raises(CodecError, match="keys only"):
+            scheme.parse(text)
 
 
 @pytest.mark.parametrize(

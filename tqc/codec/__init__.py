@@ -5,7 +5,8 @@ from __future__ import annotations
 from tqc.codec import scheme
 from tqc.codec.base import Codec, Encoded
 from tqc.codec.exact import Exact
-from tqc.codec.layout import EXACT_DTYPES, code_bits
+from tqc.codec.form import EXACT_DTYPES
+from tqc.codec.layout import code_bits
 from tqc.codec.turboquant import TurboQuant
 
 __all__ = ["Codec", "Encoded", "get"]

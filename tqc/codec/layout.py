@@ -9,27 +9,38 @@ window keeps a ring of coded pages for each sequence instead, page p in slot `p 
 
 Exact tensors put tokens where a vector register wants its lanes: K token-minor, V dim-minor.
 
-Codes are `uint16` units. A code of b bits is cut into planes whose widths are the powers of two in b, the widest first
-and holding the lowest bits. In a K page, unit u of a plane of width w holds dims `u·16/w …` of one token, least
-significant first, and the units are stored `[unit, token]`; in a V page it holds tokens `u·16/w …` of one dim, stored
-`[unit, dim]`. An exact scheme stores its values instead, K as `[dim, token]`, V as `[token, dim]`.
+Codes are `uint16` units, one band of rows after another (`form`). A code of b bits is cut into planes whose widths are
+the powers of two in b, the widest first and holding the lowest bits. In a K page, unit u of a plane of width w holds
+rows `u·16/w …` of one token, least significant first, and the units are stored `[unit, token]`; in a V page it holds
+tokens `u·16/w …` of one row, stored `[unit, row]`. Scale number s of token t is element `s·page + t`.
+
+PolarQuant packs angles along tokens on both sides: first the 4-bit ones of level 1, `[angle, page/4]`, then the 2-bit
+ones of levels 2, 3 and 4, `[angle, page/8]`; its scales are the radii, number b that of dims `16·b …`.
+
+An exact scheme stores its values instead, K as `[dim, token]`, V as `[token, dim]`.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
-from tqc.errors import TargetError
+from tqc.codec.form import EXACT_DTYPES, Form, form
+from tqc.errors import CodecError, TargetError
 
 LANES = 16
 """Tokens or dims that one vector operation of the kernels works on; regions are padded to it."""
 
-EXACT_DTYPES = {"fp32": "float32", "fp16": "float16"}
+_ONE_BAND = re.compile("tq[1-8]")
 
 
 def code_bits(scheme: str) -> int:
-    """Bits of one code of `tq1`…`tq8`; 0 for an exact scheme."""
-    return 0 if scheme in EXACT_DTYPES else int(scheme.removeprefix("tq"))
+    """Bits of one code of `tq1`…`tq8`; 0 for an exact scheme. Raises CodecError for a scheme of several bands."""
+    if scheme in EXACT_DTYPES:
+        return 0
+    if not _ONE_BAND.fullmatch(scheme):
+        raise CodecError("the kernels do not read this scheme", expected="tq1 to tq8, fp16 or fp32", found=scheme)
+    return int(scheme.removeprefix("tq"))
 
 
 def planes(bits: int) -> tuple[tuple[int, int], ...]:
@@ -120,10 +131,9 @@ class CacheLayout:
                 found=f"{self.ring} pages",
             )
 
-    def units(self, scheme: str) -> int:
-        """Elements one KV head's page takes in the code tensor of `scheme`."""
-        values = self.page * self.head_dim
-        return values * code_bits(scheme) // 16 if code_bits(scheme) else values
+    def form(self, side: str) -> Form:
+        """What is stored of a vector of `side`, k or v."""
+        return form(getattr(self, side), self.head_dim)
 
     def tensors(self) -> tuple[TensorSpec, ...]:
         """The state tensors in the order in which kernels take them; regions of size 0 are left out."""
@@ -139,9 +149,9 @@ class CacheLayout:
             TensorSpec("tail_v", ("batch", heads, self.tail_pages, page, dim), self.exact_dtype),
         ]
         pages: tuple[str, ...] = ("batch", f"ring{self.ring}") if self.ring else ("pages",)
-        for side, scheme in (("k", self.k), ("v", self.v)):
-            dtype = EXACT_DTYPES.get(scheme, "uint16")
-            specs.append(TensorSpec(f"{side}_codes", (*pages, heads, self.units(scheme)), dtype))
-            if code_bits(scheme):
-                specs.append(TensorSpec(f"{side}_scale", (*pages, heads, page), "float16"))
+        for side in ("k", "v"):
+            stored = self.form(side)
+            specs.append(TensorSpec(f"{side}_codes", (*pages, heads, stored.units(page)), stored.dtype))
+            if stored.scales:
+                specs.append(TensorSpec(f"{side}_scale", (*pages, heads, stored.scales * page), "float16"))
         return tuple(specs)

@@ -1,9 +1,17 @@
 """Names of KV cache schemes: one grammar for the command line, plans, manifests and documents.
 
-side  = "tq1" … "tq8" | "fp16" | "fp32"
-text  = side                        both K and V
-      | "k:" side ",v:" side        each its own, in any order
-      | "k4v3"                      short for k:tq4,v:tq3
+side  = "tq1" … "tq8"              TurboQuant: rotate, Lloyd–Max codes, one scalar
+      | "tqp2" … "tqp8"            TurboQuant-prod: the last bit is the sign sketch of what the codes leave
+      | "tq2.5" | "tq3.5"          outlier channels apart, with a bit more
+      | "polar" | "polar-plain"    PolarQuant 4-2-2-2, with and without the rotation
+      | "qjl1" … "qjl3"            QJL, K only: signs of one to three sketches of head_dim rows
+      | "qjl1o" … "qjl3o"          the same, outlier channels sketched apart
+      | bands                      "16@5+16@3+32@2": dims @ bits in a calibrated basis, most important dims first
+      | "fp16" | "bf16" | "fp32"
+text  = side                       both K and V
+      | "k:" side ",v:" side       each its own, in any order
+      | "k4v3"                     short for k:tq4,v:tq3
+      | "qjl"                      short for k:qjl3,v:tq3
 """
 
 from __future__ import annotations
@@ -13,29 +21,35 @@ from difflib import get_close_matches
 
 from tqc.errors import CodecError
 
-AVAILABLE = (*(f"tq{bits}" for bits in range(1, 9)), "fp16", "fp32")
-PLANNED = (*(f"tqp{bits}" for bits in range(2, 9)), "tq2.5", "tq3.5", "polar", "qjl", "bf16")
+KEYS_ONLY = tuple(f"qjl{size}{outliers}" for size in (1, 2, 3) for outliers in ("", "o"))
+NAMED = (
+    *(f"tq{bits}" for bits in range(1, 9)),
+    *(f"tqp{bits}" for bits in range(2, 9)),
+    *("tq2.5", "tq3.5", "polar", "polar-plain"),
+    *KEYS_ONLY,
+    *("fp16", "bf16", "fp32"),
+)
+"""Every scheme with a name of its own; bands have none."""
 
 _SHORT = re.compile(r"k(\d+)v(\d+)")
-_FORMS = f"{', '.join(AVAILABLE)}; k:SCHEME,v:SCHEME; or k4v3 for short"
+_BANDS = re.compile(r"\d+@\d+(\+\d+@\d+)*")
+_FORMS = f"{', '.join(NAMED)}; bands as 16@5+16@3+32@2; k:SCHEME,v:SCHEME; or k4v3 for short"
+
+
+def is_bands(name: str) -> bool:
+    """Whether `name` lists bands, as 16@5+16@3+32@2 does."""
+    return bool(_BANDS.fullmatch(name))
 
 
 def check(name: str, *, where: str = "") -> str:
     """`name` if it names a scheme of one side; otherwise raises CodecError with the nearest names."""
-    if name in AVAILABLE:
+    if name in NAMED or is_bands(name):
         return name
-    if name in PLANNED:
-        raise CodecError(
-            f"the scheme '{name}' is planned but not built yet",
-            where=where,
-            expected=f"one of {', '.join(AVAILABLE)}",
-            found=name,
-        )
-    near = get_close_matches(name, AVAILABLE, n=2, cutoff=0.5)
+    near = get_close_matches(name, NAMED, n=2, cutoff=0.5)
     raise CodecError(
         f"unknown scheme '{name}'",
         where=where,
-        expected=f"one of {', '.join(AVAILABLE)}",
+        expected=f"one of {', '.join(NAMED)}, or bands as 16@5+16@3+32@2",
         found=name,
         hint=f"did you mean {' or '.join(near)}?" if near else "",
     )
@@ -44,11 +58,13 @@ def check(name: str, *, where: str = "") -> str:
 def parse(text: str) -> tuple[str, str]:
     """The schemes of K and of V that `text` names. Raises CodecError with a suggestion if it names none."""
     text = text.strip().lower()
+    if text == "qjl":
+        return "qjl3", "tq3"
     if short := _SHORT.fullmatch(text):
         k, v = short.groups()
         return check(f"tq{k}", where=f"K in '{text}'"), check(f"tq{v}", where=f"V in '{text}'")
     if ":" not in text and "," not in text:
-        return (check(text),) * 2
+        return check(text), check_values(text)
     sides: dict[str, str] = {}
     for part in text.split(","):
         side, colon, name = (piece.strip() for piece in part.partition(":"))
@@ -57,5 +73,18 @@ def parse(text: str) -> tuple[str, str]:
         sides[side] = check(name, where=f"{side.upper()} in '{text}'")
     else:
         if len(sides) == 2:
-            return sides["k"], sides["v"]
+            return sides["k"], check_values(sides["v"])
     raise CodecError("cannot read the scheme of the KV cache", expected=_FORMS, found=f"'{text}'")
+
+
+def check_values(name: str) -> str:
+    """`name`, unless values cannot be held that way: QJL estimates products with a query, it stores no vector."""
+    if name in KEYS_ONLY:
+        raise CodecError(
+            f"'{name}' is a scheme of keys only",
+            where="V",
+            expected="another scheme for the values",
+            found=name,
+            hint=f"k:{name},v:tq3",
+        )
+    return name

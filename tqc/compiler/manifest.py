@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -86,8 +87,8 @@ def describe(
                 scale=info[number].scale,
                 softcap=info[number].softcap,
                 window=info[number].window,
-                bytes_per_token_k=_vector_bytes(layout, layout.k) * layout.kv_heads,
-                bytes_per_token_v=_vector_bytes(layout, layout.v) * layout.kv_heads,
+                bytes_per_token_k=_token_bytes(layout, "k"),
+                bytes_per_token_v=_token_bytes(layout, "v"),
                 key_mean=mean_name(number) in builts[0].params,
                 value_rotation="none" if not code_bits(layout.v) else "runtime" if number in rotated else "folded",
             )
@@ -181,10 +182,9 @@ def limit_context(options: CompileOptions, max_context: int, longest: int | None
     return min(max_context, longest or max_context)
 
 
-def _vector_bytes(layout: CacheLayout, scheme: str) -> int:
-    """Bytes of one coded or exact vector, scale included."""
-    bits = code_bits(scheme)
-    return layout.head_dim * bits // 8 + 2 if bits else layout.head_dim * int(scheme[2:]) // 8
+def _token_bytes(layout: CacheLayout, side: str) -> int:
+    """Bytes of one token of a side, scales included; rounded up where only a page of them is whole."""
+    return math.ceil(layout.form(side).bytes_per_vector * layout.kv_heads)
 
 
 def digests_of(used: Iterable[tuple[str, int]]) -> Digests:
