@@ -48,6 +48,19 @@ def test_logits_are_float32_whatever_the_model_gives(session, monkeypatch):
     assert session.prefill([4, 5], all_logits=True)[0].dtype == np.float32
 
 
+def test_the_state_is_read_as_a_copy(pair):
+    pair.prefill([history(1, 27), history(2, 6)])
+    sinks, codes = pair.read_state(0, "sink_k"), pair.read_state(0, "k_codes")
+    assert (sinks.shape, codes.shape[1:], codes.dtype) == ((2, 1, 16, 16), (1, 64), np.uint16)
+    held = pair.page_table
+    assert codes[held[0][0]].any()
+    codes[:] = held[:] = 0
+    assert pair.read_state(0, "k_codes").any()
+    assert pair.page_table.any()
+    with pytest.raises(SessionError, match="no such tensor"):
+        pair.read_state(0, "k_mean")
+
+
 def test_ragged_batch_in_chunks_equals_each_alone(pair, fake):
     rows = [history(1, 27), history(2, 6)]
     assert pair.prefill(rows).argmax(-1).tolist() == [fake.next_token(row) for row in rows]

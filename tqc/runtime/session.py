@@ -10,13 +10,14 @@ import numpy as np
 import tvm_ffi
 
 from ..artifact.manifest import Library, Manifest
+from ..artifact.params import storage_dtype
 from ..artifact.verify import verify as verify_artifact
 from ..artifact.versions import check_versions
 from ..errors import SessionError
 from . import generate as generation
 from .cpu import check_host, choose_cpu
 from .cuda import choose_cuda
-from .device import Device, RuntimeDevice, open_device
+from .device import Device, RuntimeDevice, as_dtype, open_device
 from .forward import ForwardModel
 from .kv_bytes import KvBytes, measure
 from .library import open_library
@@ -126,6 +127,27 @@ class Session:
     def state_pointers(self) -> list[int]:
         """Addresses of the cache's buffers, layer by layer in the order of the manifest."""
         return [tensor.data_ptr() for layer in self._state for tensor in layer]
+
+    def read_state(self, layer: int, name: str) -> np.ndarray:
+        """A copy of a layer's cache tensor that the manifest calls `name`; bfloat16 comes as uint16.
+
+        `page_table` says which pages of the pool are whose. Raises SessionError if the layer has no such tensor.
+        """
+        specs = self.manifest.cache.state[layer]
+        for spec, tensor in zip(specs, self._state[layer], strict=True):
+            if spec.name == name:
+                return self._device.download(as_dtype(tensor, str(storage_dtype(spec.dtype))))
+        raise SessionError(
+            "The layer has no such tensor",
+            where=f"layer {layer}",
+            expected=", ".join(spec.name for spec in specs),
+            found=name,
+        )
+
+    @property
+    def page_table(self) -> np.ndarray:
+        """A copy of the page table, int32 [batch, pages]: where in the pool page i of sequence b lies."""
+        return self._pages.table.copy()
 
     def reset(self) -> None:
         """Forgets all tokens. The buffers stay where they are."""
