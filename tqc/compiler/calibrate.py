@@ -1,14 +1,16 @@
-"""Measures the constant that is subtracted from the keys: their mean over a text, per layer and KV head.
+"""Measures a model over a text: the mean of its keys, which is subtracted from them, and second moments on demand.
 
-The source model runs once over the text in onnxruntime, a piece at a time; its present outputs are the keys as the
-cache would see them (after RoPE). The first tokens are left out: as attention sinks their keys are far from all others.
+The source model runs once over the text in onnxruntime, a piece at a time; its present outputs are keys and values as
+the cache would see them (after RoPE). The first tokens are left out: as attention sinks their keys are far from all
+others.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 
@@ -24,9 +26,13 @@ from tqc.frontend.probe import feed
 from tqc.frontend.setting import Setting
 
 from . import pieces
+from .moments import Moments, covariance, grouped, second_moment
 
 MAX_TOKENS = 512
 """Tokens of the text that are run; a mean over more moves less than the codes can tell."""
+
+MAX_MOMENT_TOKENS = 2048
+"""The same for second moments, which need more tokens than they have dims."""
 
 MAX_SKIP = 16
 """Tokens that are left out at most: attention sinks are among the very first, however many tokens stay exact."""
@@ -34,11 +40,12 @@ MAX_SKIP = 16
 
 @dataclass(frozen=True)
 class KeyMeans:
-    """`means[layer]` float32 [Hk, D], over `tokens` tokens of the text with digest `sha256`."""
+    """`means[layer]` float32 [Hk, D], over `tokens` tokens of the text with digest `sha256`; `moments` if asked for."""
 
     means: dict[int, np.ndarray]
     tokens: int
     sha256: str
+    moments: dict[int, Moments] = field(default_factory=dict)
 
 
 def built_in_text() -> str:
@@ -54,12 +61,16 @@ def measure_key_means(
     skip: int,
     beside: Path | None = None,
     limit: int = pieces.LIMIT,
+    moments: bool = False,
+    queries: Mapping[int, str] | None = None,
 ) -> KeyMeans | None:
     """Key means of every layer of the ONNX model over `text`, without its first `skip` (at most 16) tokens.
 
-    Needs `tokenizer.json` beside the path `beside`, by default the model's; returns None without one. About `limit`
-    bytes of weights are in memory at a time. Raises FrontendError if the text is too short, the tokenizer is damaged or
-    another model's, onnxruntime cannot run the model, or the keys are not finite.
+    With `moments` second moments too; `queries` names, by layer, tensors that hold queries [1, H, S, D] as they meet
+    the keys; those that the file does not have are left out. Needs `tokenizer.json` beside the path `beside`, by
+    default the model's; returns None without one. About `limit` bytes of weights are in memory at a time. Raises
+    FrontendError if the text is too short, the tokenizer is damaged or another model's, onnxruntime cannot run the
+    model, or what is measured is not finite.
     """
     tokenizer_file = companions(beside or (model if isinstance(model, Path) else None)).get("tokenizer.json")
     if tokenizer_file is None:
@@ -67,7 +78,7 @@ def measure_key_means(
     from tokenizers import Tokenizer
 
     try:
-        ids = Tokenizer.from_file(str(tokenizer_file)).encode(text).ids[:MAX_TOKENS]
+        ids = Tokenizer.from_file(str(tokenizer_file)).encode(text).ids[: MAX_MOMENT_TOKENS if moments else MAX_TOKENS]
     except Exception as error:  # the library raises plain Exception
         raise FrontendError("the tokenizer is not understood", where=str(tokenizer_file), found=str(error)) from error
     skip = min(skip, MAX_SKIP)
@@ -75,22 +86,37 @@ def measure_key_means(
         raise FrontendError(
             "the calibration text is too short", expected=f"at least {skip + 2} tokens", found=f"{len(ids)} tokens"
         )
-    layers = {cache.present_key: layer for layer, cache in enumerate(interface.layers)}
-    means = {}
-    for name, key in _present_keys(open_model(model), interface, np.asarray(ids, np.int64)[None], limit):
-        mean = key[0, :, skip:].astype(np.float64).mean(axis=1)
-        if not np.isfinite(mean).all():
-            raise FrontendError(
-                "the model's keys are not finite over the calibration text", where=f"layer {layers[name]}"
-            )
-        means[layers[name]] = mean.astype(np.float32)
-    return KeyMeans({layer: means[layer] for layer in sorted(means)}, len(ids) - skip, _sha256(text))
+    opened = open_model(model)
+    wanted = {cache.present_key: (layer, "keys") for layer, cache in enumerate(interface.layers)}
+    if moments:
+        wanted |= {cache.present_value: (layer, "values") for layer, cache in enumerate(interface.layers)}
+        made = {name for node in opened.proto.graph.node for name in node.output}
+        wanted |= {name: (layer, "queries") for layer, name in (queries or {}).items() if name in made}
+    means, found = {}, defaultdict(dict)
+    for name, tensor in _tensors(opened, interface, np.asarray(ids, np.int64)[None], list(wanted), limit):
+        layer, what = wanted[name]
+        vectors = tensor[0, :, skip:]
+        if not np.isfinite(vectors).all():
+            raise FrontendError(f"the model's {what} are not finite over the calibration text", where=f"layer {layer}")
+        if what == "keys":
+            means[layer] = vectors.mean(axis=1, dtype=np.float64).astype(np.float32)
+        if moments:
+            found[layer][what] = covariance(vectors) if what == "keys" else second_moment(vectors)
+    for layer, of_layer in found.items():
+        if "queries" in of_layer:
+            of_layer["queries"] = grouped(of_layer["queries"], interface.layers[layer].kv_heads)
+    return KeyMeans(
+        {layer: means[layer] for layer in sorted(means)},
+        len(ids) - skip,
+        _sha256(text),
+        {layer: Moments(**found[layer]) for layer in sorted(found)},
+    )
 
 
-def _present_keys(
-    model: LoadedModel, interface: Interface, ids: np.ndarray, limit: int
+def _tensors(
+    model: LoadedModel, interface: Interface, ids: np.ndarray, wanted: Sequence[str], limit: int
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and keys [1, Hk, S, D] of every layer's present output, for a prompt [1, S] without a past."""
+    """Names and arrays of the tensors `wanted`, for a prompt [1, S] without a past."""
     import onnxruntime as ort
 
     setting, pasts = Setting(1, ids.shape[1], 0), {}
@@ -106,7 +132,7 @@ def _present_keys(
     feeds |= held
     try:
         values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in feeds.items()}
-        yield from pieces.run(model, values, [cache.present_key for cache in interface.layers], limit)
+        yield from pieces.run(model, values, wanted, limit)
     except Exception as error:  # onnxruntime's errors have no base of their own
         raise FrontendError(
             "onnxruntime cannot run the model over the calibration text",

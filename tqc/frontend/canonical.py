@@ -31,8 +31,9 @@ DOMAIN = "tqc"
 class LayerInfo:
     """What was recognised of one layer; `node` is the ONNX Softmax it was found at.
 
-    `past` and `present` name the graph's inputs and outputs for its keys and values; `rope` is how queries are rotated,
-    None where positions are no rotation that was recognised.
+    `past` and `present` name the graph's inputs and outputs for its keys and values, `query` the tensor [B, H, S, D]
+    that meets the keys (one of the expanded graph; the file may lack it); `rope` is how queries are rotated, None where
+    positions are no rotation that was recognised.
     """
 
     layer: int
@@ -47,6 +48,7 @@ class LayerInfo:
     past: tuple[str, str] = ("", "")
     present: tuple[str, str] = ("", "")
     rope: RopeForm | None = None
+    query: str = ""
 
     @property
     def mask(self) -> str:
@@ -119,6 +121,7 @@ def layer_info(interface: Interface, match: Match, window: int) -> LayerInfo:
         bool(match.sinks),
         (cache.past_key, cache.past_value),
         (cache.present_key, cache.present_value),
+        query=match.q,
     )
 
 

@@ -1,0 +1,51 @@
+"""Second moments by hand, and those of a model against torch's view of its tensors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tqc.compiler.calibrate import built_in_text, measure_key_means
+from tqc.compiler.moments import Moments, covariance, grouped, second_moment
+from tqc.frontend import import_model
+
+
+def test_moments_of_vectors() -> None:
+    x = np.random.default_rng(0).standard_normal((2, 500, 3)).astype(np.float32) + np.arange(1, 4)
+    for head in range(2):
+        np.testing.assert_allclose(covariance(x)[head], np.cov(x[head].T, bias=True), atol=1e-12)
+        np.testing.assert_allclose(second_moment(x)[head], x[head].T @ x[head] / 500, atol=1e-12)
+
+
+def test_heads_of_a_group_are_averaged() -> None:
+    heads = np.arange(6.0)[:, None, None] * np.eye(2)
+    np.testing.assert_array_equal(grouped(heads, 2)[:, 0, 0], [1, 4])
+
+
+def test_lengths() -> None:
+    moments = Moments(keys=4 * np.eye(16)[None], values=np.eye(16)[None])
+    assert moments.key_norm == [8]
+    assert moments.value_norm == [4]
+
+
+@pytest.mark.parametrize("arch", ["llama", "qwen2"])
+def test_of_a_model(tiny_onnx, arch: str) -> None:
+    path = tiny_onnx(arch=arch)
+    imported = import_model(path)
+    queries = {layer.layer: layer.query for layer in imported.layers}
+    found = measure_key_means(path, imported.interface, built_in_text(), skip=4, moments=True, queries=queries)
+    plain = measure_key_means(path, imported.interface, built_in_text(), skip=4)
+    assert not plain.moments
+    assert list(found.moments) == [layer.layer for layer in imported.layers]
+    for layer, moments in zip(imported.layers, found.moments.values(), strict=True):
+        for matrix in (moments.keys, moments.values, moments.queries):
+            assert matrix.shape == (layer.kv_heads, layer.head_dim, layer.head_dim)
+            assert np.linalg.eigvalsh(matrix).min() > -1e-9
+            np.testing.assert_allclose(matrix, matrix.swapaxes(1, 2))
+
+
+def test_queries_that_the_file_does_not_have(tiny_onnx) -> None:
+    path = tiny_onnx(arch="llama")
+    interface = import_model(path).interface
+    found = measure_key_means(path, interface, built_in_text(), skip=4, moments=True, queries={0: "made by expanding"})
+    assert found.moments[0].queries is None
