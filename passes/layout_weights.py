@@ -10,9 +10,8 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from tqc.dialect import is_op_call
+from tqc.dialect.factors import constant_factor, is_constant_product
 from tqc.dialect.registry import dtype_of
-from tqc.dialect.rotate import right_factor
 from tqc.schedules.cpu_matmul import BLOCK, MatmulConfig, make_matmul, pack_columns
 
 from .base import DROP, KEEP, ModulePass, re_emit
@@ -46,7 +45,7 @@ class PackColumns:
 
 @dataclass(frozen=True)
 class LayoutWeights(ModulePass):
-    """Rewrites `R.matmul(x, w)`, w a float matrix that is a weight, its transpose or a constant; and `tqc.rotate`.
+    """Rewrites `R.matmul(x, w)`, w a float matrix: a weight, its transpose, a constant, that of a rotation or sketch.
 
     A weight that only matmuls read changes its type. One that something else reads too (a tied embedding) stays, and a
     packed copy joins the parameters. `weights` maps parameter names to weights with `then(transform, shape=, dtype=)`
@@ -176,9 +175,8 @@ class _Rewriter:
     def _right_side(self, product: Product, value: relax.Call) -> relax.Expr:
         if product.weight is not None:
             return self.packed[product.weight]
-        if is_op_call(value, "rotate"):
-            head_dim = int(value.args[0].ty.shape[-1])
-            matrix = right_factor(head_dim, int(value.attrs["seed"]), bool(value.attrs["inverse"]))
+        if is_constant_product(value):
+            matrix = constant_factor(value).astype(np.float32)
         else:
             matrix = value.args[1].value.numpy()
         return relax.const(PackColumns(self.options.block).apply(matrix))

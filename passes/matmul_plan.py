@@ -8,7 +8,7 @@ from typing import Any
 import tvm
 from tvm import relax
 
-from tqc.dialect import is_op_call
+from tqc.dialect.factors import is_constant_product
 from tqc.dialect.registry import dtype_of
 
 from .base import num_input
@@ -36,7 +36,7 @@ class Epilogue:
 
 @dataclass(frozen=True)
 class Product:
-    """x · w at the binding of `var`. weight: the parameter's use; None for a constant or a rotation."""
+    """x · w at the binding of `var`. weight: the parameter's use; None for a constant, a rotation or a sketch."""
 
     var: relax.Var
     weight: WeightUse | None
@@ -94,7 +94,7 @@ class MatmulPlan:
         return is_op(value, "astype") and dtype_of(value.args[0].ty) == "float32" and dtype_of(var.ty) == "bfloat16"
 
     def _is_product(self, value: Any) -> bool:
-        if is_op_call(value, "rotate"):
+        if is_constant_product(value):
             return dtype_of(value.args[0].ty) in FLOATS
         if not is_op(value, "matmul") or value.args[0].ty.ndim < 2 or dtype_of(self.left(value).ty) not in FLOATS:
             return False

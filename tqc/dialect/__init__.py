@@ -1,6 +1,7 @@
 """The Relax ops `tqc.*`: what happens to K and V, visible in the IR."""
 
 from .attention import attention
+from .basis import change_basis
 from .cache import cache_append, cached_attention, layout_of
 from .kv_quantize import kv_quantize
 from .nbits import gather_nbits, matmul_nbits
@@ -9,11 +10,13 @@ from .registry import is_op_call
 from .rope import rope
 from .rotate import rotate
 from .sequence import last_token, positions
+from .sketch import sketch
 
 __all__ = [
     "attention",
     "cache_append",
     "cached_attention",
+    "change_basis",
     "gather_nbits",
     "is_op_call",
     "kv_quantize",
@@ -24,4 +27,5 @@ __all__ = [
     "rms_norm",
     "rope",
     "rotate",
+    "sketch",
 ]
