@@ -55,3 +55,14 @@ def test_an_attention_has_the_type_of_q_and_takes_another_layout():
     changed = with_layout(call, replace(LAYOUT, k="tq2"), list(call.args))
     assert layout_of(changed) == replace(LAYOUT, k="tq2")
     assert int(changed.attrs["window"]) == 7
+
+
+def test_sketches_lengthen_queries_and_outputs():
+    layout = replace(LAYOUT, k="tqp3", v="tqp2")
+    q, k, counts, state = variables(layout)
+    options = {"layout": layout, "scale": 0.5, "softcap": 0.0, "window": 0, "layer": 0}
+    with pytest.raises(Exception, match="must have 64 numbers"):
+        relax.BlockBuilder().normalize(cached_attention(q, (k, k), *counts, state, **options))
+    wide = relax.Var("q", relax.TensorType((*list(q.ty.shape)[:3], 64), "float32"))
+    call = relax.BlockBuilder().normalize(cached_attention(wide, (k, k), *counts, state, **options))
+    assert int(call.ty.shape[3]) == 64

@@ -20,7 +20,7 @@ def test_the_passes_print_their_options():
     assert [str(one) for one in passes] == [
         "centre-keys",
         "attach-cache{sinks=4,recent=16,page=16}",
-        "quantize-cache{default=('tq4', 'tq2'),plan={},seed=0}",
+        "quantize-cache{default=('tq4', 'tq2'),plan={},seed=0,rounds=1}",
         "last-token-logits",
     ]
 

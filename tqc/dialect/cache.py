@@ -41,10 +41,13 @@ def _infer_append(call: relax.Call) -> relax.TupleType:
 
 
 def _infer_attention(call: relax.Call) -> relax.TensorType:
-    q = tensor_type(call.args[0], "q", 4)
+    q, layout = tensor_type(call.args[0], "q", 4), layout_of(call)
+    *rows, dim = q.shape
+    if int(dim) != layout.form("k").rows:
+        raise TypeError(f"q of {layout.k} keys must have {layout.form('k').rows} numbers a head, found {dim}")
     if (logits := sink_logits_of(call)) is not None:
         check_sinks(logits, q)
-    return relax.TensorType(q.shape, dtype_of(q))
+    return relax.TensorType((*rows, layout.form("v").rows), dtype_of(q))
 
 
 APPEND = define_op(
@@ -92,8 +95,10 @@ def cached_attention(
     window: int,
     layer: int,
 ) -> relax.Call:
-    """q [B, H, S, D] over the cache; `fresh` is the chunk's (k, v) in prefill, None in decode (already appended).
+    """q over the cache; `fresh` is the chunk's (k, v) [B, Hk, S, D] in prefill, None in decode (already appended).
 
+    q is [B, H, S, rows of the keys' form], the result [B, H, S, rows of the values' form]: head_dim, and behind it what
+    a scheme with a sketch adds (`tqc.sketch`).
     `sink_logits` [H] float32 are the `sinks` of `tqc.attention`.
     """
     operands = [q, relax.Tuple(list(fresh or ())), length, new_len, page_table, state]
