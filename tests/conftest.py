@@ -1,4 +1,4 @@
-"""Tiny exported models that tests of the whole repository share; each is exported once a run."""
+"""Tiny exported and compiled models that tests of the whole repository share; each is made once a run."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 ExportTiny = Callable[..., Path]
+Compile = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +36,26 @@ def tiny_onnx(tmp_path_factory: pytest.TempPathFactory) -> ExportTiny:
         return made[key]
 
     return export
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compile:
+    """`compiled(model.onnx, kv="tq4", …)` → the artifact's path, with the options of `CompileOptions`; only read it.
+
+    Each set of options is compiled once a run: options that another test has cost nothing.
+    """
+    from tqc.compiler import CompileOptions, compile_model
+
+    made: dict[tuple, Path] = {}
+
+    def compile_once(model: Path, **options: object) -> Path:
+        key = (model, *sorted(options.items()))
+        if key not in made:
+            output = tmp_path_factory.mktemp("artifact") / f"{options.get('kv', 'tq4')}.tqc"
+            made[key] = compile_model(CompileOptions(model=model, output=output, **options))
+        return made[key]
+
+    return compile_once
 
 
 @pytest.fixture(scope="session")
