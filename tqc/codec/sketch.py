@@ -48,3 +48,29 @@ def project(x: np.ndarray, form: Form, seed: int = 0) -> np.ndarray:
         for chunk_seed in chunk_seeds(form, band, seed)
     ]
     return np.concatenate(parts, axis=-1) if parts else np.zeros((*np.shape(x)[:-1], 0), np.float32)
+
+
+def fold(y: np.ndarray, form: Form, seed: int = 0) -> np.ndarray:
+    """y [..., sketch_rows] → Sᵀ·y, float32 [..., head_dim]."""
+    y = np.asarray(y, np.float32)
+    out = np.zeros((*y.shape[:-1], form.head_dim), np.float32)
+    for band in form.bands:
+        if band.sketch:
+            first, dim = band.source
+            for i, chunk_seed in enumerate(chunk_seeds(form, band, seed)):
+                row = band.start - form.head_dim + i * dim
+                out[..., first : first + dim] += rotation.unrotate(y[..., row : row + dim], chunk_seed, ROUNDS)
+    return out
+
+
+@lru_cache
+def gaussian_matrix(form: Form, seed: int = 0) -> np.ndarray:
+    """S as the papers have it, entries independent N(0, 1): float64 [sketch_rows, head_dim], read-only."""
+    random = np.random.Generator(np.random.PCG64([_FIRST_SEED, seed]))
+    made = np.zeros((form.sketch_rows, form.head_dim))
+    for band in form.bands:
+        if band.sketch:
+            rows = slice(band.start - form.head_dim, band.stop - form.head_dim)
+            made[rows, band.source[0] : sum(band.source)] = random.standard_normal((band.rows, band.source[1]))
+    made.flags.writeable = False
+    return made

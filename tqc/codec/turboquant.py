@@ -12,13 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tqc.codec import bitstream
+from tqc.codec.banded import SCALARS, Banded, BandedCodes
 from tqc.codec.base import Codec, Encoded
+from tqc.codec.limits import check_bits, check_head_dim
 from tqc.codec.lloyd_max import codebook
-from tqc.codec.rotation import rotate, unrotate
-from tqc.errors import CodecError
 
-SCALARS = ("plain", "norm", "unbiased")
+__all__ = ["SCALARS", "Codes", "TurboQuant"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,57 +29,41 @@ class Codes(Encoded):
 
 
 class TurboQuant(Codec):
-    """`tq1` … `tq8`.
+    """`tq1` … `tq8`: one band and one scale.
 
     The zero vector decodes to exact zeros; so does one whose scale is below float16's range. A vector that holds NaN or
     infinity, or whose scale overflows float16, gets the scale NaN and decodes to NaN: a value that cannot be kept
     is never replaced by a plausible one.
     """
 
-    def __init__(self, bits: int, head_dim: int, seed: int = 0, scalar: str = "unbiased") -> None:
-        """`seed` chooses the rotation, `scalar` the stored scalar. Raises CodecError on values out of range."""
+    def __init__(self, bits: int, head_dim: int, seed: int = 0, scalar: str = "unbiased", *, rounds: int = 1) -> None:
+        """`seed` and `rounds` choose the rotation, `scalar` the stored scalar. Raises CodecError on values out of
+        range."""
         super().__init__(f"tq{bits}", head_dim)
-        if scalar not in SCALARS:
-            raise CodecError(f"unknown scalar '{scalar}'", expected=f"one of {', '.join(SCALARS)}", found=scalar)
+        check_bits(bits)
+        check_head_dim(head_dim)
         self.bits = bits
         self.seed = seed
         self.scalar = scalar
         self.codebook = codebook(bits, head_dim)
+        self._banded = Banded(self.name, head_dim, seed, scalar, rounds=rounds)
 
     @property
     def bytes_per_vector(self) -> int:
-        return self.head_dim * self.bits // 8 + np.dtype(np.float16).itemsize
+        return self._banded.bytes_per_vector
 
     def encode(self, x: np.ndarray) -> Codes:
-        with np.errstate(invalid="ignore", over="ignore"):
-            z = rotate(self._vectors(x), self.seed)
-        codes, scale = self.quantize_rotated(z)
-        return Codes(bitstream.pack(codes, self.bits), scale)
+        encoded = self._banded.encode(x)
+        return Codes(encoded.codes, encoded.scales[..., 0])
 
     def decode(self, encoded: Codes) -> np.ndarray:
-        codes = bitstream.unpack(encoded.codes, self.bits, self.head_dim)
-        return unrotate(self.dequantize_rotated(codes, encoded.scale), self.seed)
+        return self._banded.decode(BandedCodes(encoded.codes, np.asarray(encoded.scale)[..., None]))
 
     def quantize_rotated(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(codes uint8 [..., head_dim] of values below 2**bits, scale float16 [...]) of z [..., head_dim], rotated."""
-        with np.errstate(invalid="ignore", over="ignore", under="ignore"):
-            z = np.ascontiguousarray(self._vectors(z), np.float32)
-            norm = np.sqrt(np.square(z).sum(axis=-1))
-            usable = np.isfinite(norm) & (norm > 0)
-            y = np.where(usable[..., None], z, 0) / np.where(usable, norm, 1)[..., None]
-            codes = np.searchsorted(self.codebook.thresholds, y).astype(np.uint8)
-            scale = np.asarray(norm / self._length(y, self.codebook.centroids[codes]), np.float16)
-        scale = np.where(np.isfinite(scale), scale, np.float16(np.nan))
-        return codes, np.where(norm == 0, np.float16(0), scale)
+        codes, scales = self._banded.quantize(z)
+        return codes, scales[..., 0]
 
     def dequantize_rotated(self, codes: np.ndarray, scale: np.ndarray) -> np.ndarray:
         """scale · codebook[codes]: float32 [..., head_dim], still rotated."""
-        return self.codebook.centroids[codes] * scale[..., None].astype(np.float32)
-
-    def _length(self, y: np.ndarray, quantized: np.ndarray) -> np.ndarray:
-        """What the norm is divided by, [...]."""
-        if self.scalar == "plain":
-            return np.ones(y.shape[:-1], np.float32)
-        if self.scalar == "norm":
-            return np.sqrt(np.square(quantized).sum(axis=-1))
-        return (y * quantized).sum(axis=-1)
+        return self._banded.dequantize(codes, np.asarray(scale)[..., None])

@@ -1,0 +1,106 @@
+"""One page of the cache, as kernels write and read it: elements and scales in the order of `layout`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import ml_dtypes
+import numpy as np
+
+from tqc.codec import pages
+from tqc.codec.banded import Banded
+from tqc.codec.form import BLOCK, Form
+from tqc.codec.polar import LEVEL_BITS, Polar, level_rows
+from tqc.errors import CodecError
+
+Side = Literal["k", "v"]
+
+
+def encode_page(
+    form: Form, side: Side, z: np.ndarray, seed: int = 0, scalar: str = "unbiased"
+) -> tuple[np.ndarray, np.ndarray]:
+    """(elements `form.dtype` [..., units], scale float16 [..., scales·page]) of a page of vectors z
+    [..., page, head_dim] in the cache's basis. `seed`: that of the cache, whose sketches it chooses.
+
+    What cannot be kept is NaN as in the codec of the scheme, or infinite in an exact one. Raises CodecError if the
+    vectors are not those of the form, or the page is no multiple of 16 tokens.
+    """
+    z = np.asarray(z)
+    if z.ndim < 2 or z.shape[-1] != form.head_dim or z.shape[-2] % pages.UNIT_BITS or side not in ("k", "v"):
+        raise CodecError(
+            "this is no page",
+            where=form.scheme,
+            expected=f"floats of shape (..., a multiple of {pages.UNIT_BITS} tokens, {form.head_dim}), side k or v",
+            found=f"{z.shape}, side {side}",
+        )
+    if form.exact:
+        values = z.swapaxes(-1, -2) if side == "k" else z
+        with np.errstate(over="ignore"):
+            return _flat(values.astype(_dtype(form))), np.zeros((*z.shape[:-2], 0), np.float16)
+    if form.kind == "polar":
+        codes, scales = Polar(form.scheme, form.head_dim, seed).quantize(z)
+        parts = [_pack_angles(codes[..., rows], bits) for rows, bits in _angles(form)]
+    else:
+        codes, scales = Banded(form.scheme, form.head_dim, seed, scalar).quantize(z)
+        pack = pages.pack_k if side == "k" else pages.pack_v
+        parts = [pack(codes[..., band.start : band.stop], band.bits) for band in form.coded_bands]
+    return np.concatenate(parts, axis=-1), _flat(scales.swapaxes(-1, -2))
+
+
+def decode_page(form: Form, side: Side, elements: np.ndarray, scale: np.ndarray, page: int) -> np.ndarray:
+    """The coded vectors of a page of `page` tokens, float32 [..., page, rows]: the inverse of `encode_page`."""
+    lead = elements.shape[:-1]
+    if elements.shape[-1] != form.units(page) or scale.shape[-1] != form.scales * page:
+        raise CodecError(
+            "this is no page",
+            where=form.scheme,
+            expected=f"{form.units(page)} elements, {form.scales * page} scales",
+            found=f"{elements.shape[-1]} and {scale.shape[-1]}",
+        )
+    if form.exact:
+        shape = (form.head_dim, page) if side == "k" else (page, form.head_dim)
+        values = elements.reshape(*lead, *shape).astype(np.float32)
+        return np.ascontiguousarray(values.swapaxes(-1, -2)) if side == "k" else values
+    scales = scale.reshape(*lead, form.scales, page).swapaxes(-1, -2)
+    if form.kind == "polar":
+        codes, start = [], 0
+        for rows, bits in _angles(form):
+            count = rows.stop - rows.start
+            end = start + count * page * bits // pages.UNIT_BITS
+            codes.append(_unpack_angles(elements[..., start:end], bits, count))
+            start = end
+        return Polar(form.scheme, form.head_dim).dequantize(np.concatenate(codes, axis=-1), scales)
+    codes = np.zeros((*lead, page, form.rows), np.uint8)
+    unpack = pages.unpack_k if side == "k" else pages.unpack_v
+    for band in form.coded_bands:
+        start = form.offset(band, page)
+        units = elements[..., start : start + page * band.rows * band.bits // pages.UNIT_BITS]
+        codes[..., band.start : band.stop] = unpack(units, band.bits, band.rows)
+    return Banded(form.scheme, form.head_dim).dequantize(codes, scales)
+
+
+def _dtype(form: Form) -> np.dtype:
+    return np.dtype(ml_dtypes.bfloat16 if form.dtype == "bfloat16" else form.dtype)
+
+
+def _flat(x: np.ndarray) -> np.ndarray:
+    """x [..., a, b] as [..., a·b]."""
+    return np.ascontiguousarray(x).reshape(*x.shape[:-2], -1)
+
+
+def _angles(form: Form) -> tuple[tuple[slice, int], tuple[slice, int]]:
+    """(places, bits) of PolarQuant's angles in the order of a page: those of level 1, then all others."""
+    first = level_rows(form.head_dim, 1)
+    return (first, LEVEL_BITS[0]), (slice(first.stop, form.head_dim // BLOCK * 15), LEVEL_BITS[1])
+
+
+def _pack_angles(codes: np.ndarray, bits: int) -> np.ndarray:
+    """Codes [..., page, angles] → uint16 [..., angles·page·bits/16], of one angle after the other."""
+    units = pages.pack_v(codes, bits).reshape(*codes.shape[:-2], -1, codes.shape[-1])
+    return _flat(units.swapaxes(-1, -2))
+
+
+def _unpack_angles(units: np.ndarray, bits: int, count: int) -> np.ndarray:
+    """The inverse of `_pack_angles` for `count` angles."""
+    units = units.reshape(*units.shape[:-1], count, -1)
+    return pages.unpack_v(_flat(units.swapaxes(-1, -2)), bits, count)
