@@ -69,6 +69,15 @@ def test_tables() -> None:
     np.testing.assert_array_equal(split.table(split.bands[1]).centroids, codebook(2, 96).centroids)
 
 
+def test_scales_of_their_own() -> None:
+    split = form("16@5/16@3+16@2/16@0", 64)
+    assert [band.scale for band in split.bands] == [0, 1, 1, -1]
+    assert split.scales == 2
+    assert split.bits == 16 * (5 + 3 + 2) + 2 * 16
+    np.testing.assert_array_equal(split.table(split.bands[0]).centroids, codebook(5, 16).centroids)
+    np.testing.assert_array_equal(split.table(split.bands[2]).centroids, codebook(2, 32).centroids)
+
+
 @pytest.mark.parametrize(("dim", "root_mean"), [(64, 0.80101), (128, 0.79944), (256, 0.79866)])
 def test_signs_stand_for_what_makes_products_unbiased(dim: int, root_mean: float) -> None:
     """ALGORITHMS: √d·E|u₁| for the finite dimension, not its limit √(2/π)."""

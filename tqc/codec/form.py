@@ -144,7 +144,7 @@ def form(scheme: str, head_dim: int) -> Form:
         return Form(scheme, head_dim, "polar", "none" if scheme == "polar-plain" else "rotation", (), head_dim // BLOCK)
     if names.is_bands(scheme):
         bands = tuple(_listed(scheme, head_dim))
-        return Form(scheme, head_dim, "bands", "matrix", bands, 1)
+        return Form(scheme, head_dim, "bands", "matrix", bands, 1 + max(band.scale for band in bands))
     if scheme.startswith("qjl"):
         return _qjl(scheme, head_dim)
     if scheme.startswith("tqp"):
@@ -169,19 +169,22 @@ def outlier_dims(head_dim: int) -> int:
 
 
 def _listed(scheme: str, head_dim: int) -> Iterator[Band]:
-    start = 0
-    for part in scheme.split("+"):
-        rows, bits = (int(number) for number in part.split("@"))
-        if rows % HEAD_DIM_STEP or not rows or bits > MAX_BITS:
-            raise CodecError(
-                "this band cannot be coded",
-                where=scheme,
-                expected=f"a multiple of {HEAD_DIM_STEP} dims, 0 to {MAX_BITS} bits",
-                found=part,
-            )
-        yield Band(start, rows, bits, 0 if bits else -1)
-        start += rows
-    if start != head_dim or not any(int(part.split("@")[1]) for part in scheme.split("+")):
+    start, scale = 0, 0
+    groups = [[part.split("@") for part in group.split("+")] for group in scheme.split("/")]
+    for group in groups:
+        stored = False
+        for rows, bits in ((int(rows), int(bits)) for rows, bits in group):
+            if rows % HEAD_DIM_STEP or not rows or bits > MAX_BITS:
+                raise CodecError(
+                    "this band cannot be coded",
+                    where=scheme,
+                    expected=f"a multiple of {HEAD_DIM_STEP} dims, 0 to {MAX_BITS} bits",
+                    found=f"{rows}@{bits}",
+                )
+            yield Band(start, rows, bits, scale if bits else -1)
+            start, stored = start + rows, stored or bits > 0
+        scale += stored  # what is not stored has no scale
+    if start != head_dim or not scale:
         raise CodecError("the bands are not those of this head_dim", where=scheme, expected=f"{head_dim} dims in all")
 
 

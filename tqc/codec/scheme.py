@@ -6,7 +6,8 @@ side  = "tq1" … "tq8"              TurboQuant: rotate, Lloyd–Max codes, one 
       | "polar" | "polar-plain"    PolarQuant 4-2-2-2, with and without the rotation
       | "qjl1" … "qjl3"            QJL, K only: signs of one to three sketches of head_dim rows
       | "qjl1o" … "qjl3o"          the same, outlier channels sketched apart
-      | bands                      "16@5+16@3+32@2": dims @ bits in a calibrated basis, most important dims first
+      | bands                      "16@5+16@3+32@2": dims @ bits in a calibrated basis, most important dims first;
+                                   "16@5/16@3+32@2": behind each / a scale of its own
       | "fp16" | "bf16" | "fp32"
 text  = side                       both K and V
       | "k:" side ",v:" side       each its own, in any order
@@ -32,7 +33,7 @@ NAMED = (
 """Every scheme with a name of its own; bands have none."""
 
 _SHORT = re.compile(r"k(\d+)v(\d+)")
-_BANDS = re.compile(r"\d+@\d+(\+\d+@\d+)*")
+_BANDS = re.compile(r"\d+@\d+([+/]\d+@\d+)*")
 _FORMS = f"{', '.join(NAMED)}; bands as 16@5+16@3+32@2; k:SCHEME,v:SCHEME; or k4v3 for short"
 
 
