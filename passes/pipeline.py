@@ -12,10 +12,11 @@ from tvm import relax
 
 from .attach_cache import AttachCache
 from .base import ModulePass
+from .bases import Bases
 from .bundle_arguments import BundleArguments
 from .centre_keys import CentreKeys
 from .drop_state_outputs import DropStateOutputs
-from .fold_value_rotation import FoldValueRotation
+from .fold_value_basis import FoldValueBasis
 from .last_token_logits import LastTokenLogits
 from .order_shape_functions import OrderShapeFunctions
 from .quantize_cache import QuantizeCache
@@ -32,15 +33,23 @@ def cache_passes(
     means: Mapping[int, np.ndarray],
     weights: MutableMapping[str, Any],
     fold: bool,
+    plan: Mapping[int, tuple[str, str]] | None = None,
+    bases: Mapping[int, Bases] | None = None,
+    seed: int = 0,
+    rounds: int = 1,
 ) -> list[ModulePass]:
-    """Phase 1, the same for every target: from an imported model to functions over a compressed cache."""
+    """Phase 1, the same for every target: from an imported model to functions over a compressed cache.
+
+    `plan` gives layers schemes of their own, `bases` matrices in the place of the rotation; see `QuantizeCache`.
+    """
+    bases = bases or {}
     passes: list[ModulePass] = [
         CentreKeys(means),  # before the cache is attached: the cache then only ever sees centred keys
         AttachCache(sinks, recent, page),  # past and present leave the interface; decode and prefill part ways
-        QuantizeCache(schemes),  # schemes are set, rotations appear around the cache
+        QuantizeCache(schemes, plan or {}, seed, rounds, bases),  # schemes are set, rotations appear around the cache
     ]
     if fold:
-        passes.append(FoldValueRotation(weights))  # … and those of the values vanish again
+        passes.append(FoldValueBasis(weights, bases))  # … and those of the values vanish again
     passes.append(LastTokenLogits())
     return passes
 
