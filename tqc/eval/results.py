@@ -61,7 +61,7 @@ class LayerResult(Part):
     """One attention layer's coded pages against the exact vectors they were made from.
 
     `d_k`, `d_v` = Σ|x − x̃|² / Σ|x|² over `vectors` vectors of a side, `theory_k`, `theory_v` what Lloyd–Max theory
-    gives for isotropic ones (None: no theory for the scheme). `bits_*` count everything stored, scales included, per
+    gives for isotropic ones. `bits_*` count everything stored, scales included, per
     value. `slope_*` = Σ⟨x, x̃⟩ / Σ|x|², 1 for an unbiased code. `key_norm`, `value_norm`: root mean square norms of what
     is coded, the key mean already taken out. `logit_sd` is the measured standard deviation of scale·⟨q, k̃ − k⟩,
     `logit_law` the law's |q|·|k|·√theory·scale/√head_dim, both for queries of norm `query_norm` in directions that

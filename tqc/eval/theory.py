@@ -1,4 +1,7 @@
-"""What Lloyd–Max theory says a scheme loses of a vector whose direction is uniform (TurboQuant, arXiv:2504.19874)."""
+"""What a scheme loses of a vector whose direction is uniform, by the theory of its best scalar quantizers.
+
+Codebooks and their errors: TurboQuant, arXiv:2504.19874, §3.1.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,14 @@ import numpy as np
 
 from tqc.codec.form import Band, Form
 from tqc.codec.lloyd_max import beta_law, codebook
+from tqc.codec.polar import LEVEL_BITS, angle_law, angles
 
 MANTISSA = {"float32": 23, "float16": 10, "bfloat16": 7}
 _POINTS = 100_001
 
 
-def distortion(form: Form, exact_dtype: str = "float32") -> float | None:
-    """E|x − x̃|² / E|x|² of vectors with isotropic directions; None for PolarQuant, whose error has no such formula.
+def distortion(form: Form, exact_dtype: str = "float32") -> float:
+    """E|x − x̃|² / E|x|² of vectors with isotropic directions, energy spread evenly over the dims.
 
     Codes with the unbiased scalar: see `code_loss`. A sign sketch with m = c·n orthogonal rows of an n-dimensional
     residual multiplies its energy by (π/2 − 1)/c in the limit of large n (QJL, arXiv:2406.03482). Exact schemes lose
@@ -25,8 +29,8 @@ def distortion(form: Form, exact_dtype: str = "float32") -> float | None:
         digits = MANTISSA[form.dtype]
         # The rounding of a mantissa m is uniform, and ln m too: E[1/m²] = 3 / (8 ln 2).
         return 0.0 if digits >= MANTISSA[exact_dtype] else 4.0**-digits / 12 * 3 / (8 * math.log(2))
-    if form.kind != "bands":
-        return None
+    if form.kind == "polar":
+        return polar_loss()
     left = np.ones(form.head_dim)
     for scale in {band.scale for band in form.bands if band.bits and not band.sketch}:
         bands = [band for band in form.bands if band.scale == scale and not band.sketch]
@@ -63,6 +67,24 @@ def code_loss(parts: tuple[tuple[int, int], ...]) -> float:
     square, product = mean[:2]
     fluctuation = 3 * covariance[1, 1] / product**2 - 2 * covariance[0, 1] / (square * product)
     return float(square / product**2 * (1 + fluctuation) - 1)
+
+
+@lru_cache
+def polar_loss() -> float:
+    """2·(1 − ∏ E[cos Δ]) over the levels, Δ being the error of an angle: norms are kept, and the inner product of a
+    block with its reconstruction is its energy times one such cosine for each level (PolarQuant, arXiv:2502.02617)."""
+    product = 1.0
+    for level in range(1, len(LEVEL_BITS) + 1):
+        centres, thresholds = (array.astype(np.float64) for array in angles(level))
+        if level == 1:
+            at, weight = np.linspace(0, 2 * np.pi, _POINTS), np.ones(_POINTS)
+        else:
+            law = angle_law(level)
+            offset = np.linspace(-law.end, law.end, _POINTS)
+            at, weight = offset + np.pi / 4, law.weight(offset)
+        error = at - centres[np.searchsorted(thresholds, at)]
+        product *= float(np.average(np.cos(error), weights=weight))
+    return 2 * (1 - product)
 
 
 def _sketch_loss(band: Band) -> float:
