@@ -13,9 +13,8 @@ from tvm.ir import Expr
 from tvm.tirx import Buffer
 from tvm.tirx.script.builder import ir as T
 
-from tqc.codec.layout import LANES, CacheLayout, code_bits
+from tqc.codec.layout import CacheLayout
 from tqc.schedules.cuda_builder import (
-    accumulate,
     argument,
     blocks,
     build_kernel,
@@ -24,17 +23,15 @@ from tqc.schedules.cuda_builder import (
     f32,
     i32,
     i64,
-    local,
     phase,
-    shared,
     store,
     when,
 )
 from tqc.schedules.cuda_cache import Cache
-from tqc.schedules.cuda_codes import Books, Encoder, plane_offset, store_group
+from tqc.schedules.cuda_codes import Books
 from tqc.schedules.cuda_config import CudaConfig
+from tqc.schedules.cuda_encode import BandWriter, Scratch, Value
 
-_HALF_OVERFLOW = 65520.0  # from here on float16 rounds to infinity
 _TOKENS = 16  # tokens that one block writes to the sinks and the tail
 
 
@@ -64,8 +61,10 @@ def _emit_flush(cache: Cache, k: Buffer, v: Buffer, config: CudaConfig) -> None:
     if layout.ring:
         due = tirx.min(due, cache.ring)
     with blocks(due, int(heads), batch) as (x, head, b):
-        thresholds = Books.declare((layout.k, layout.v), layout.head_dim, config.threads, thresholds=True)
-        centroids = Books.declare((layout.k, layout.v), layout.head_dim, config.threads)
+        forms = {side: layout.form(side) for side in "kv"}
+        thresholds = Books.declare(tuple(forms.values()), config.threads, thresholds=True)
+        centroids = Books.declare(tuple(forms.values()), config.threads)
+        scratch = Scratch.declare(layout)
         length = T.Bind(cache.length[b])
         total = T.Bind(length + cache.new_len[b])
         coded = cache.coded(total)
@@ -76,8 +75,13 @@ def _emit_flush(cache: Cache, k: Buffer, v: Buffer, config: CudaConfig) -> None:
         with T.serial(0, T.Bind(tirx.Select(page < stop, i32(1), i32(0)))):
             at = (*cache.place(b, page), head)
             for side, fresh in (("k", k), ("v", v)):
-                source = _Page(cache, side, fresh, b, head, page, length, total)
-                _PageWriter(layout, config, side, cache.state, at).write(source, thresholds, centroids)
+                value = _Page(cache, side, fresh, b, head, page, length, total).value
+                units, scales = cache.state[f"{side}_codes"], cache.state.get(f"{side}_scale")
+                if forms[side].exact:
+                    _copy_page(layout, side, units, at, value, config.threads)
+                    continue
+                tables = (thresholds, centroids, scratch)
+                BandWriter(side, forms[side], layout.page, config.threads, units, scales, at, value, *tables).write()
 
 
 @dataclass(frozen=True)
@@ -104,95 +108,11 @@ class _Page:
         return tirx.if_then_else(at < self.total, value, f32(0.0)) if layout.recent == 0 else value
 
 
-@dataclass(frozen=True)
-class _PageWriter:
-    """Writes one side of the page `at` (place and KV head). Work is cut into groups of 16 values, as the codes are."""
-
-    layout: CacheLayout
-    config: CudaConfig
-    side: str
-    state: dict[str, Buffer]
-    at: tuple[Expr, ...]
-
-    def write(self, source: _Page, thresholds: Books, centroids: Books) -> None:
-        bits = code_bits(getattr(self.layout, self.side))
-        if not bits:
-            self._copy(source)
-            return
-        norm = self._norms(source)
-        self._scales(source, norm, thresholds.tables[bits], centroids.tables[bits], bits)
-        self._codes(source, norm, thresholds.tables[bits], bits)
-
-    def _phase(self, count: int):
-        return phase(count, self.config.threads)
-
-    def _copy(self, source: _Page) -> None:
-        codes, dim, page = self.state[f"{self.side}_codes"], self.layout.head_dim, self.layout.page
-        with self._phase(page * dim) as item:
-            d, token = divide(item, page) if self.side == "k" else reversed(divide(item, dim))
-            store(codes, source.value(token, d), *self.at, item)
-
-    def _norms(self, source: _Page) -> Buffer:
-        page, groups = self.layout.page, self.layout.head_dim // LANES
-        parts, norm = shared(f"squares_{self.side}", groups, page), shared(f"norm_{self.side}", page)
-        with self._phase(groups * page) as item:
-            group, token = divide(item, page)
-            total = local("square_sum", 1)
-            store(total, f32(0.0), 0)
-            with T.unroll(0, LANES) as j:
-                x = T.Bind(source.value(token, group * LANES + j))
-                accumulate(total, x * x, 0)
-            store(parts, total[0], group, token)
-        with self._phase(page) as token:
-            store(norm, tirx.sqrt(_sum_rows(parts, groups, token)), token)
-        return norm
-
-    def _scales(self, source: _Page, norm: Buffer, thresholds: Buffer, centroids: Buffer, bits: int) -> None:
-        """scale = ‖z‖ / ⟨z/‖z‖, ẑ⟩: 0 for a zero vector, NaN where it is no finite float16."""
-        page, groups = self.layout.page, self.layout.head_dim // LANES
-        parts = shared(f"products_{self.side}", groups, page)
-        with self._phase(groups * page) as item:
-            group, token = divide(item, page)
-            total = local("product_sum", 1)
-            store(total, f32(0.0), 0)
-            encode = Encoder(thresholds, bits)
-            with T.unroll(0, LANES) as j:
-                code = encode(_unit(source.value(token, group * LANES + j), norm[token]))
-                accumulate(total, encode.x[0] * centroids[code], 0)
-            store(parts, total[0], group, token)
-        with self._phase(page) as token:
-            scale = T.Bind(norm[token] / _sum_rows(parts, groups, token))
-            finite = tirx.Select(scale < f32(_HALF_OVERFLOW), scale, f32(float("nan")))
-            value = tirx.Select(tirx.EQ(norm[token], f32(0.0)), f32(0.0), finite)
-            store(self.state[f"{self.side}_scale"], value, *self.at, token)
-
-    def _codes(self, source: _Page, norm: Buffer, thresholds: Buffer, bits: int) -> None:
-        units = self.state[f"{self.side}_codes"]
-        along, lanes = self.layout.head_dim, self.layout.page
-        if self.side == "v":
-            along, lanes = lanes, along
-        with self._phase(along // LANES * lanes) as item:
-            group, lane = divide(item, lanes)
-            codes = local("codes", LANES, "uint32")
-            encode = Encoder(thresholds, bits)
-            with T.unroll(0, LANES) as j:
-                place = T.Bind(group * LANES + j)
-                token, d = (lane, place) if self.side == "k" else (place, lane)
-                store(codes, encode(_unit(source.value(token, d), norm[token])), j)
-
-            def put(shift: int, width: int, i: int, word: Expr) -> None:
-                offset = plane_offset(along * lanes, shift) + (group * width + i) * lanes + lane
-                store(units, word, *self.at, offset)
-
-            store_group(codes, put, bits)
-
-
-def _unit(x: Expr, norm: Expr) -> Expr:
-    return tirx.Select(norm > f32(0.0), x / norm, f32(0.0))
-
-
-def _sum_rows(parts: Buffer, rows: int, column: Expr) -> Expr:
-    return sum((parts[row, column] for row in range(1, rows)), parts[0, column])
+def _copy_page(layout: CacheLayout, side: str, units: Buffer, at: tuple[Expr, ...], value: Value, threads: int) -> None:
+    dim, page = layout.head_dim, layout.page
+    with phase(page * dim, threads) as item:
+        d, token = divide(item, page) if side == "k" else reversed(divide(item, dim))
+        store(units, value(token, d), *at, item)
 
 
 def _emit_writes(cache: Cache, k: Buffer, v: Buffer, config: CudaConfig) -> None:

@@ -14,36 +14,60 @@ from tvm import tirx
 from tvm.ir import Expr
 from tvm.tirx import Buffer
 
-from tqc.codec.layout import LANES, code_bits, planes
-from tqc.codec.lloyd_max import codebook
+from tqc.codec.form import Band, Form
+from tqc.codec.layout import LANES, planes
 from tqc.schedules.cuda_builder import f32, i32, local, phase, shared, store
 
 
 @dataclass(frozen=True)
 class Books:
-    """The codebooks of the schemes of one kernel, in shared memory, by bits."""
+    """The tables of the bands of one kernel, in shared memory: thresholds, or centroids."""
 
-    tables: dict[int, Buffer]
+    tables: dict[bytes, Buffer]
+    thresholds: bool = False
 
     @classmethod
-    def declare(cls, schemes: tuple[str, ...], head_dim: int, threads: int, *, thresholds: bool = False) -> Books:
-        """Fills the tables of all coded schemes, with thresholds in the place of centroids if asked."""
-        tables = {}
-        for bits in sorted({code_bits(scheme) for scheme in schemes} - {0}):
-            values = codebook(bits, head_dim)[1 if thresholds else 0]
-            table = shared(f"thresholds_{bits}" if thresholds else f"centroids_{bits}", len(values))
-            with phase(len(values), threads) as entry:
-                store(table, _pick(values, entry, 0), entry)
-            tables[bits] = table
-        return cls(tables)
+    def declare(cls, forms: tuple[Form, ...], threads: int, *, thresholds: bool = False) -> Books:
+        """Fills the tables of all bands of codes; of sketches only the centroids: their codes are signs."""
+        books = cls({}, thresholds)
+        for form in forms:
+            for band in form.coded_bands:
+                values = books._values(form, band)
+                if values.tobytes() not in books.tables and not (thresholds and band.sketch):
+                    books.tables[values.tobytes()] = fill_table(books._name(), values, threads)
+        return books
+
+    def of(self, form: Form, band: Band) -> Buffer:
+        return self.tables[self._values(form, band).tobytes()]
+
+    def _name(self) -> str:
+        return f"{'thresholds' if self.thresholds else 'centroids'}_{len(self.tables)}"
+
+    def _values(self, form: Form, band: Band) -> np.ndarray:
+        book = form.table(band)
+        return book.thresholds if self.thresholds else book.centroids
 
 
-def _pick(values: np.ndarray, index: Expr, start: int) -> Expr:
+def table_entries(forms: tuple[Form, ...]) -> int:
+    """Floats of shared memory that the centroids take."""
+    tables = {form.table(band).centroids.tobytes() for form in forms for band in form.coded_bands}
+    return sum(len(table) for table in tables) // np.dtype(np.float32).itemsize
+
+
+def fill_table(name: str, values: np.ndarray, threads: int) -> Buffer:
+    """A shared float32 array with these constants."""
+    table = shared(name, len(values))
+    with phase(len(values), threads) as entry:
+        store(table, pick([f32(float(value)) for value in values], entry), entry)
+    return table
+
+
+def pick(values: list[Expr], index: Expr, start: int = 0) -> Expr:
     """values[index − start] as a tree of selections: constants cost no memory traffic and need no argument."""
     if len(values) == 1:
-        return f32(float(values[0]))
+        return values[0]
     middle = len(values) // 2
-    lower, upper = _pick(values[:middle], index, start), _pick(values[middle:], index, start + middle)
+    lower, upper = pick(values[:middle], index, start), pick(values[middle:], index, start + middle)
     return tirx.Select(index < start + middle, lower, upper)
 
 

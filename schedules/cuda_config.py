@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tqc.codec.layout import LANES, CacheLayout, code_bits
+from tqc.codec.layout import LANES, CacheLayout
 from tqc.errors import TargetError
+from tqc.schedules.cuda_codes import table_entries
 
 SHARED_BYTES = 48 * 1024
 """Shared memory a block may declare statically, on every GPU."""
@@ -43,19 +44,19 @@ class CudaConfig:
         return next((rows for rows in (4, 2) if self.fits(layout, rows)), 1)
 
     def k_slices(self, layout: CacheLayout) -> int:
-        """Threads that share the dims of one key."""
+        """Threads that share the rows of one key."""
         return _largest_divisor(layout.head_dim // LANES, self.threads // layout.page)
 
     def v_slices(self, layout: CacheLayout) -> int:
-        """Threads that share the tokens of one dim of the values."""
+        """Threads that share the tokens of one row of the values."""
         return _largest_divisor(layout.page // LANES, self.threads // layout.head_dim)
 
     def attention_bytes(self, layout: CacheLayout, queries: int) -> int:
         """Shared memory of an attention block with `queries` queries, each with its GQA group."""
-        queries_and_sums = (1 + self.v_slices(layout)) * layout.head_dim
-        scores = (self.k_slices(layout) + 3) * layout.page
-        books = sum(2 ** code_bits(scheme) for scheme in {layout.k, layout.v} if code_bits(scheme))
-        return _FLOAT * (queries * layout.group * (queries_and_sums + scores + LANES + 2) + books)
+        k, v = layout.form("k"), layout.form("v")
+        queries_and_sums = k.rows + self.v_slices(layout) * v.rows
+        scores = (self.k_slices(layout) + 2 + value_scales(layout)) * layout.page
+        return _FLOAT * (queries * layout.group * (queries_and_sums + scores + LANES + 2) + table_entries((k, v)))
 
     def fits(self, layout: CacheLayout, queries: int) -> bool:
         """Whether an attention block of `queries` queries stays within the registers and the shared memory."""
@@ -78,6 +79,11 @@ class CudaConfig:
                 f"at most {_MAX_ROWS} rows and {SHARED_BYTES} bytes of shared memory",
                 f"{queries * layout.group} rows and {self.attention_bytes(layout, queries)} bytes",
             )
+
+
+def value_scales(layout: CacheLayout) -> int:
+    """Arrays of weights that a tile of values needs: one for each scale of its bands."""
+    return max(1, len({band.scale for band in layout.form("v").coded_bands}))
 
 
 def _largest_divisor(number: int, limit: int) -> int:

@@ -38,13 +38,13 @@ def make_decode(
     dtype: str = "float32",
     config: CudaConfig | None = None,
 ) -> tirx.PrimFunc:
-    """decode(q [B, H, 1, D], length [B], new_len [B], page_table [B, NP], *state, y [B, H, 1, D]); q, y of `dtype`.
+    """decode(q [B, H, 1, R], length [B], new_len [B], page_table [B, NP], *state, y [B, H, 1, P]); q, y of `dtype`.
 
-    The cache already holds the new token: attention is over length + new_len tokens. Sequences without a new token get
-    zeros. Two launches: partial results of `config.splits` blocks per KV head and sequence, then their merge; the
-    partial results lie in a workspace of TVM's. `sink_logits`: behind q comes an argument [H] float32, the logit of a
-    token without a value that each query head sees; it is counted in the merge. Raises TargetError if the layout does
-    not fit a block.
+    R and P are the rows of a coded key and of a coded value: head_dim and, behind it, those of sketches. The cache
+    already holds the new token: attention is over length + new_len tokens. Sequences without a new token get zeros. Two
+    launches: partial results of `config.splits` blocks per KV head and sequence, then their merge; the partial results
+    lie in a workspace of TVM's. `sink_logits`: behind q comes an argument [H] float32, the logit of a token without a
+    value that each query head sees; it is counted in the merge. Raises TargetError if the layout does not fit a block.
     """
     config = config or CudaConfig()
     config.check(layout, dtype)
@@ -54,28 +54,28 @@ def make_decode(
 
 
 def _emit(layout: CacheLayout, scores: Scores, sink_logits: bool, dtype: str, config: CudaConfig) -> None:
-    batch, heads, dim = dimension("batch"), layout.query_heads, layout.head_dim
-    q = argument("q", (batch, heads, 1, dim), dtype)
+    batch, heads, v_rows = dimension("batch"), layout.query_heads, layout.form("v").rows
+    q = argument("q", (batch, heads, 1, layout.form("k").rows), dtype)
     logits = argument("sink_logits", (heads,), "float32") if sink_logits else None
     cache = Cache.declare(layout, batch)
-    y = argument("y", (batch, heads, 1, dim), dtype)
+    y = argument("y", (batch, heads, 1, v_rows), dtype)
     # A short context needs few splits: the table's width, or the ring, bounds the pages there can be.
     most = min(config.splits, layout.ring + layout.tail_pages + 1) if layout.ring else config.splits
     splits = tirx.min(cache.page_table.shape[1] + 1, tirx.const(most, "int64"))
-    parts = named("parts", T.sblock_alloc_buffer((batch, heads, most, dim), "float32"))
+    parts = named("parts", T.sblock_alloc_buffer((batch, heads, most, v_rows), "float32"))
     tops = named("tops", T.sblock_alloc_buffer((batch, heads, most), "float32"))
     totals = named("totals", T.sblock_alloc_buffer((batch, heads, most), "float32"))
 
     with blocks(splits, layout.kv_heads, batch) as (split, head, b):
         attention = Attention(layout, config, scores, queries=1)
-        books = Books.declare((layout.k, layout.v), dim, config.threads)
+        books = Books.declare((layout.form("k"), layout.form("v")), config.threads)
         held = T.Bind(tirx.Select(cache.new_len[b] > 0, cache.length[b] + cache.new_len[b], 0))
         oldest = held - scores.window if scores.window else tirx.const(0, "int32")
         attention.begin(lambda row, d: f32(q[b, head * layout.group + row, 0, d]))
         tiles = CachedTiles(cache, books, b, head, held, oldest)
         tiles.visit(Share(i32(split), i32(splits)), lambda tile: attention.add(tile, lambda row: held - 1))
         total = attention.finish()
-        with phase(dim, config.threads) as d:
+        with phase(v_rows, config.threads) as d:
             for row in range(layout.group):
                 store(parts, attention.mixed_sum(row, d), b, head * layout.group + row, split, d)
         with phase(layout.group, config.threads) as row:
@@ -91,8 +91,8 @@ def _emit_merge(
 
     A sink logit is one more top, of total 1 and part 0.
     """
-    batch, heads, _, dim = y.shape
-    with blocks(1, heads, batch) as (_, head, b), phase(int(dim), config.threads) as d:
+    batch, heads, _, v_rows = y.shape
+    with blocks(1, heads, batch) as (_, head, b), phase(int(v_rows), config.threads) as d:
         state = local("merged", 3)
         sink = None if logits is None else sink_score(logits, head)
         store(state, tops[b, head, 0] if sink is None else tirx.max(tops[b, head, 0], sink), 0)

@@ -37,12 +37,13 @@ def make_prefill(
     dtype: str = "float32",
     config: CudaConfig | None = None,
 ) -> tirx.PrimFunc:
-    """prefill(q [B, H, S, D], k, v [B, Hk, S, D], length [B], new_len [B], page_table [B, NP], *state, y [B, H, S, D]).
+    """prefill(q [B, H, S, R], k, v [B, Hk, S, D], length [B], new_len [B], page_table [B, NP], *state, y [B, H, S, P]).
 
-    q, k, v, y are of `dtype`. The cache does not hold the chunk yet: query i, at position length + i, sees the
-    `length` cached tokens and rows j ≤ i of the chunk. Rows from new_len on are padding and get zeros. A block takes
-    `config.queries(layout)` queries of one GQA group. `sink_logits`: behind v comes an argument [H] float32, the logit
-    of a token without a value that each query head sees. Raises TargetError if the layout does not fit a block.
+    q, k, v, y are of `dtype`; R and P are the rows of a coded key and of a coded value: D and, behind it, those of
+    sketches. The cache does not hold the chunk yet: query i, at position length + i, sees the `length` cached tokens
+    and rows j ≤ i of the chunk. Rows from new_len on are padding and get zeros. A block takes `config.queries(layout)`
+    queries of one GQA group. `sink_logits`: behind v comes an argument [H] float32, the logit of a token without a
+    value that each query head sees. Raises TargetError if the layout does not fit a block.
     """
     config = config or CudaConfig()
     config.check(layout, dtype, config.queries(layout))
@@ -53,18 +54,18 @@ def make_prefill(
 
 def _emit(layout: CacheLayout, scores: Scores, sink_logits: bool, dtype: str, config: CudaConfig) -> None:
     batch, chunk, dim, group = dimension("batch"), dimension("chunk"), layout.head_dim, layout.group
-    queries, page = config.queries(layout), layout.page
-    q = argument("q", (batch, layout.query_heads, chunk, dim), dtype)
+    queries, page, v_rows = config.queries(layout), layout.page, layout.form("v").rows
+    q = argument("q", (batch, layout.query_heads, chunk, layout.form("k").rows), dtype)
     k = argument("k", (batch, layout.kv_heads, chunk, dim), dtype)
     v = argument("v", (batch, layout.kv_heads, chunk, dim), dtype)
     logits = argument("sink_logits", (layout.query_heads,), "float32") if sink_logits else None
     cache = Cache.declare(layout, batch)
-    y = argument("y", (batch, layout.query_heads, chunk, dim), dtype)
+    y = argument("y", (batch, layout.query_heads, chunk, v_rows), dtype)
     tiles_of_queries = tirx.floordiv(chunk + (queries - 1), tirx.const(queries, "int64"))
 
     with blocks(tiles_of_queries, layout.kv_heads, batch) as (x, head, b):
         attention = Attention(layout, config, scores, queries)
-        books = Books.declare((layout.k, layout.v), dim, config.threads)
+        books = Books.declare((layout.form("k"), layout.form("v")), config.threads)
         first, new = T.Bind(i32(x) * queries), T.Bind(cache.new_len[b])
         active = tirx.LT(first, new)
         length = T.Bind(cache.length[b])
@@ -90,7 +91,7 @@ def _emit(layout: CacheLayout, scores: Scores, sink_logits: bool, dtype: str, co
         CachedTiles(cache, books, b, head, held, oldest).visit(everything, add)
         visit_fresh(k, v, b, head, page, length, oldest, stop, add)
         total = attention.finish()
-        with phase(dim, config.threads) as d:
+        with phase(v_rows, config.threads) as d:
             for row in range(attention.rows):
                 at = i64(query(i32(row)))
                 seen = tirx.NE(total[row], f32(0.0))

@@ -10,68 +10,57 @@ from tvm.ir import Expr
 from tvm.tirx import Buffer
 from tvm.tirx.script.builder import ir as T
 
-from tqc.codec.layout import LANES, code_bits, planes
-from tqc.schedules.cuda_attend import Tile
+from tqc.codec.form import Band, Form
+from tqc.codec.layout import LANES, planes
+from tqc.schedules.cuda_attend import Group, Side, Strip, Tile
 from tqc.schedules.cuda_builder import at_least_zero, f32, i32, i64
 from tqc.schedules.cuda_cache import Cache
 from tqc.schedules.cuda_codes import Books, load_group, plane_offset
 
+Load = Callable[[Expr, Expr], Expr]
+"""Reads the exact value at (token, dim)."""
 
-@dataclass(frozen=True)
-class ExactKeys:
-    """`load(token, dim)` reads a key."""
 
-    load: Callable[[Expr, Expr], Expr]
-    coded = False
+def exact_keys(load: Load, dim: int) -> Side:
+    return Side((Strip(0, dim, None, lambda index, token: lambda j: f32(load(token, index * LANES + j))),))
 
-    def group(self, index: Expr, lane: Expr) -> Callable[[Expr], Expr]:
-        return lambda j: f32(self.load(lane, index * LANES + j))
 
-    def scale(self, token: Expr) -> Expr:
-        return f32(1.0)
+def exact_values(load: Load, dim: int) -> Side:
+    return Side((Strip(0, dim, None, lambda index, d: lambda j: f32(load(index * LANES + j, d))),))
 
 
 @dataclass(frozen=True)
-class ExactValues:
-    """`load(token, dim)` reads a value."""
+class CodedPage:
+    """One side, k or v, of the coded page `at`."""
 
-    load: Callable[[Expr, Expr], Expr]
-    coded = False
-
-    def group(self, index: Expr, lane: Expr) -> Callable[[Expr], Expr]:
-        return lambda j: f32(self.load(index * LANES + j, lane))
-
-    def scale(self, token: Expr) -> Expr:
-        return f32(1.0)
-
-
-@dataclass(frozen=True)
-class Codes:
-    """The codes of one side of the page `at`, in groups of 16: along dims (K, `lanes` tokens) or tokens (V, `lanes`
-    dims)."""
-
+    side: str
+    form: Form
+    page: int
     units: Buffer
     scales: Buffer
-    book: Buffer
-    bits: int
+    books: Books
     at: tuple[Expr, ...]
-    values: int
-    lanes: int
-    coded = True
 
-    def group(self, index: Expr, lane: Expr) -> Callable[[Expr], Expr]:
-        widths = {shift: width for width, shift in planes(self.bits)}
+    def read(self) -> Side:
+        strips = tuple(Strip(b.start, b.rows, b.scale, self._group(b)) for b in self.form.coded_bands)
+        return Side(strips, lambda s, token: f32(self.scales[(*self.at, s * self.page + token)]), True, True)
 
-        def unit(shift: int, i: int) -> Expr:
-            width = widths[shift]
-            offset = plane_offset(self.values, shift) + (index * width + i) * self.lanes + lane
-            return tirx.Cast("uint32", self.units[(*self.at, offset)])
+    def _group(self, band: Band) -> Group:
+        """Groups of 16 codes: along rows (K, the lanes are tokens) or tokens (V, the lanes are rows)."""
+        lanes = self.page if self.side == "k" else band.rows
+        widths, start = {shift: width for width, shift in planes(band.bits)}, self.form.offset(band, self.page)
+        book = self.books.of(self.form, band)
 
-        code = load_group(unit, self.bits)
-        return lambda j: self.book[code(j)]
+        def group(index: Expr, lane: Expr) -> Callable[[Expr], Expr]:
+            def unit(shift: int, i: int) -> Expr:
+                width = widths[shift]
+                offset = start + plane_offset(self.page * band.rows, shift) + (index * width + i) * lanes + lane
+                return tirx.Cast("uint32", self.units[(*self.at, offset)])
 
-    def scale(self, token: Expr) -> Expr:
-        return f32(self.scales[(*self.at, token)])
+            code = load_group(unit, band.bits)
+            return lambda j: book[code(j)]
+
+        return group
 
 
 @dataclass(frozen=True)
@@ -111,7 +100,7 @@ class CachedTiles:
         with T.serial(0, share.count(first, coded)) as i:
             page = share.tile(first, i)
             at = (*cache.place(self.b, page), self.head)
-            keys, values = self._coded("k", layout.k, at), self._coded("v", layout.v, at)
+            keys, values = self._coded("k", at), self._coded("v", at)
             add(Tile(keys, values, layout.sinks + page * layout.page, self.held))
         if layout.recent:
             first = T.Bind(tirx.max(first, coded))
@@ -128,27 +117,26 @@ class CachedTiles:
             def slot(token: Expr) -> Expr:  # the region may be narrower than a tile
                 return tirx.min(base + token, i32(layout.sink_slots - 1))
 
-            keys = ExactKeys(lambda token, d: state["sink_k"][self.b, self.head, d, slot(token)])
-            values = ExactValues(lambda token, d: state["sink_v"][self.b, self.head, slot(token), d])
+            keys = exact_keys(lambda token, d: state["sink_k"][self.b, self.head, d, slot(token)], layout.head_dim)
+            values = exact_values(lambda token, d: state["sink_v"][self.b, self.head, slot(token), d], layout.head_dim)
             add(Tile(keys, values, base, end))
 
     def _tail(self, page: Expr) -> Tile:
         layout, state = self.cache.layout, self.cache.state
         ring = T.Bind(self.cache.ring_page(page))
-        keys = ExactKeys(lambda token, d: state["tail_k"][self.b, self.head, ring, d, token])
-        values = ExactValues(lambda token, d: state["tail_v"][self.b, self.head, ring, token, d])
+        keys = exact_keys(lambda token, d: state["tail_k"][self.b, self.head, ring, d, token], layout.head_dim)
+        values = exact_values(lambda token, d: state["tail_v"][self.b, self.head, ring, token, d], layout.head_dim)
         return Tile(keys, values, layout.sinks + page * layout.page, self.held)
 
-    def _coded(self, side: str, scheme: str, at: tuple[Expr, ...]) -> Codes | ExactKeys | ExactValues:
+    def _coded(self, side: str, at: tuple[Expr, ...]) -> Side:
         layout, state = self.cache.layout, self.cache.state
-        page, dim = layout.page, layout.head_dim
-        units, bits = state[f"{side}_codes"], code_bits(scheme)
-        if bits:
-            scales, book = state[f"{side}_scale"], self.books.tables[bits]
-            return Codes(units, scales, book, bits, at, page * dim, page if side == "k" else dim)
+        page, dim, form = layout.page, layout.head_dim, layout.form(side)
+        units = state[f"{side}_codes"]
+        if not form.exact:
+            return CodedPage(side, form, page, units, state[f"{side}_scale"], self.books, at).read()
         if side == "k":
-            return ExactKeys(lambda token, d: units[(*at, d * page + token)])
-        return ExactValues(lambda token, d: units[(*at, token * dim + d)])
+            return exact_keys(lambda token, d: units[(*at, d * page + token)], dim)
+        return exact_values(lambda token, d: units[(*at, token * dim + d)], dim)
 
 
 def visit_fresh(
@@ -163,6 +151,6 @@ def visit_fresh(
         def row(token: Expr) -> Expr:  # the chunk may end inside a tile
             return tirx.min(i64(start + token), last_row)
 
-        keys = ExactKeys(lambda token, d: k[b, head, row(token), d])
-        values = ExactValues(lambda token, d: v[b, head, row(token), d])
+        keys = exact_keys(lambda token, d: k[b, head, row(token), d], int(k.shape[3]))
+        values = exact_values(lambda token, d: v[b, head, row(token), d], int(v.shape[3]))
         add(Tile(keys, values, length + start, length + stop))

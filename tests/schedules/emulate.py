@@ -23,7 +23,9 @@ def as_serial(kernel: tirx.PrimFunc, *, reverse: bool = False) -> tirx.PrimFunc:
         indent, index, extent = match.groups()
         if not reverse:
             return f"{indent}for {index} in range({extent}):"
-        return f"{indent}for {index}_r in range({extent}):\n{indent}    {index} = ({extent}) - 1 - {index}_r"
+        kind = "int32" if extent.isdigit() else "int64"
+        body = f"{indent}    {index}: T.let[T.{kind}] = ({extent}) - 1 - {index}_r"
+        return f"{indent}for {index}_r in range({extent}):\n{body}"
 
     text = kernel.script()
     text = _BINDING.sub(loop, text.replace(_SHARED, ""))

@@ -8,10 +8,10 @@ from cuda_driver import run_probe
 from tvm import tirx
 
 from tqc.codec import pages
+from tqc.codec.form import form
 from tqc.codec.layout import LANES, planes
-from tqc.codec.lloyd_max import codebook
 from tqc.schedules.cuda_builder import divide, local, phase, store
-from tqc.schedules.cuda_codes import Books, Encoder, load_group, plane_offset, store_group
+from tqc.schedules.cuda_codes import Books, Encoder, load_group, plane_offset, store_group, table_entries
 
 PAGE, DIM, THREADS = 32, 48, 64
 
@@ -55,34 +55,40 @@ def test_units_are_those_of_the_codec(bits: int, side: str) -> None:
 
 
 @pytest.mark.parametrize("thresholds", [False, True])
-def test_books_hold_the_codebook_of_every_coded_scheme(thresholds: bool) -> None:
-    widths = (1, 3, 4, 8)
-    found = np.full((len(widths), 256), np.nan, np.float32)
+def test_books_hold_the_tables_of_every_band_once(thresholds: bool) -> None:
+    """Codebooks depend on the dims that share a scale; a sketch has no thresholds to look up."""
+    forms = tuple(form(scheme, DIM) for scheme in ("tq8", "fp16", "16@3+32@1", "tq3.5", "tq3", "tqp4", "qjl2"))
+    wanted = [f.table(band) for f in forms for band in f.coded_bands if not (thresholds and band.sketch)]
+    found = np.full((len(wanted), 256), np.nan, np.float32)
 
     def emit(target) -> None:
-        books = Books.declare(("tq8", "fp16", "tq1", "tq4", "fp32", "tq3", "tq4"), DIM, THREADS, thresholds=thresholds)
-        assert sorted(books.tables) == list(widths)
-        for row, bits in enumerate(widths):
-            with phase(2**bits - thresholds, THREADS) as entry:
-                store(target, books.tables[bits][entry], row, entry)
+        books = Books.declare(forms, THREADS, thresholds=thresholds)
+        tables = [books.of(f, band) for f in forms for band in f.coded_bands if not (thresholds and band.sketch)]
+        for row, book in enumerate(wanted):
+            with phase(len(book[thresholds]), THREADS) as entry:
+                store(target, tables[row][entry], row, entry)
+        distinct = {book[thresholds].tobytes() for book in wanted}
+        assert len(books.tables) == len(distinct) < len(wanted)
+        if not thresholds:
+            assert table_entries(forms) == sum(map(len, distinct)) // 4
 
     run_probe(emit, found)
-    for row, bits in zip(found, widths, strict=True):
-        wanted = codebook(bits, DIM)[1 if thresholds else 0].astype(np.float32)
-        np.testing.assert_array_equal(row[: len(wanted)], wanted)
+    for row, book in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(row[: len(book[thresholds])], book[thresholds])
 
 
 @pytest.mark.parametrize("bits", [1, 3, 8])
 def test_the_encoder_counts_the_thresholds_below(bits: int) -> None:
-    thresholds = codebook(bits, DIM).thresholds.astype(np.float32)
+    stored = form(f"tq{bits}", DIM)
+    thresholds = stored.table(stored.bands[0]).thresholds
     near = [np.nextafter(thresholds, np.float32(limit)) for limit in (-9, 9)]
     x = np.concatenate([thresholds, *near, np.array([-np.inf, 0, np.inf, np.nan], np.float32)]).astype(np.float32)
     found = np.full(len(x), -1, np.int32)
 
     def emit(source, target) -> None:
-        books = Books.declare((f"tq{bits}",), DIM, THREADS, thresholds=True)
+        books = Books.declare((stored,), THREADS, thresholds=True)
         with phase(len(x), THREADS) as item:
-            store(target, Encoder(books.tables[bits], bits)(source[item]), item)
+            store(target, Encoder(books.of(stored, stored.bands[0]), bits)(source[item]), item)
 
     run_probe(emit, x, found)
     np.testing.assert_array_equal(found, (x[:, None] > thresholds).sum(axis=1))

@@ -23,24 +23,32 @@ LAYOUTS = {
 
 def emit_tile(tile, layout: CacheLayout, seen, keys, values, *place) -> None:
     """Counts the tokens of the tile that exist in `seen`, and writes their vectors where they stand."""
-    page, dim = layout.page, layout.head_dim
+    page = layout.page
     with phase(page, THREADS) as token:
         at = T.Bind(tile.base + token)
         with when(at < tile.end):
             store(seen, seen[*place, at] + 1, *place, at)
-    with phase(dim // LANES * page, THREADS) as item:
-        group, token = divide(item, page)
-        at, key = T.Bind(tile.base + token), tile.keys.group(group, token)
-        for j in range(LANES):
-            with when(at < tile.end):
-                store(keys, key(i32(j)) * tile.keys.scale(token), *place, at, group * LANES + j)
-    with phase(page // LANES * dim, THREADS) as item:
-        group, d = divide(item, dim)
-        value = tile.values.group(group, d)
-        for j in range(LANES):
-            token = group * LANES + j
-            with when(tile.base + token < tile.end):
-                store(values, value(i32(j)) * tile.values.scale(token), *place, tile.base + token, d)
+    for strip in tile.keys.strips:
+        with phase(strip.rows // LANES * page, THREADS) as item:
+            group, token = divide(item, page)
+            at, key = T.Bind(tile.base + token), strip.group(group, token)
+            for j in range(LANES):
+                with when(at < tile.end):
+                    x = scaled(tile.keys, strip, key(i32(j)), token)
+                    store(keys, x, *place, at, strip.start + group * LANES + j)
+    for strip in tile.values.strips:
+        with phase(page // LANES * strip.rows, THREADS) as item:
+            group, row = divide(item, strip.rows)
+            value = strip.group(group, row)
+            for j in range(LANES):
+                token = group * LANES + j
+                with when(tile.base + token < tile.end):
+                    x = scaled(tile.values, strip, value(i32(j)), token)
+                    store(values, x, *place, tile.base + token, strip.start + row)
+
+
+def scaled(side, strip, x, token):
+    return x if strip.scale is None else x * side.scale(strip.scale, token)
 
 
 def visit(run: CudaSequences, held: list[int], oldest: list[int], *, step: int) -> list[np.ndarray]:
@@ -53,7 +61,7 @@ def visit(run: CudaSequences, held: list[int], oldest: list[int], *, step: int) 
         named = dict(zip(run.state, state, strict=True))
         cache = Cache(layout, None, None, table, named)
         with blocks(step, layout.kv_heads, batch) as (x, head, b):
-            books = Books.declare((layout.k, layout.v), layout.head_dim, THREADS)
+            books = Books.declare((layout.form("k"), layout.form("v")), THREADS)
             tiles = CachedTiles(cache, books, b, head, T.Bind(lengths[b]), T.Bind(firsts[b]))
             tiles.visit(Share(i32(x), i32(step)), lambda tile: emit_tile(tile, layout, seen, keys, values, x, b, head))
 

@@ -1,0 +1,155 @@
+"""Encoding a page on CUDA, for every scheme made of bands: norms, scales, codes; sketches are in `cuda_sketch`.
+
+Work is cut into groups of 16 values, as the codes are. A block encodes one side after the other in the same scratch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tvm import tirx
+from tvm.ir import Expr
+from tvm.tirx import Buffer
+from tvm.tirx.script.builder import ir as T
+
+from tqc.codec.form import Band, Form
+from tqc.codec.layout import LANES, CacheLayout
+from tqc.schedules.cuda_builder import accumulate, divide, f32, local, phase, shared, store, to
+from tqc.schedules.cuda_codes import Books, Encoder, plane_offset, store_group
+
+_HALF_OVERFLOW = 65520.0  # from here on float16 rounds to infinity
+
+Value = Callable[[Expr, Expr], Expr]
+"""The exact value at (token, dim) of the page, float32."""
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """Shared memory of an encoding block: sums of groups [head_dim/16, page]; of each group of bands with a scale of
+    its own, the norms and the scales as stored, [page]."""
+
+    parts: Buffer
+    norms: list[Buffer]
+    scales: list[Buffer]
+
+    @classmethod
+    def declare(cls, layout: CacheLayout) -> Scratch:
+        numbers, page = range(code_scales(layout)), layout.page
+        return cls(
+            shared("group_sums", layout.head_dim // LANES, page),
+            [shared(f"norms_{i}", page) for i in numbers],
+            [shared(f"stored_{i}", page) for i in numbers],
+        )
+
+
+def code_scales(layout: CacheLayout) -> int:
+    """Scales of code bands that a side of this layout has at most."""
+    return max(len(_code_groups(layout.form(side))) for side in "kv")
+
+
+def scratch_floats(layout: CacheLayout) -> int:
+    return layout.page * (layout.head_dim // LANES + 2 * code_scales(layout))
+
+
+def _code_groups(form: Form) -> dict[int, list[Band]]:
+    """The code bands of each scale."""
+    codes = [band for band in form.coded_bands if not band.sketch]
+    return {scale: [band for band in codes if band.scale == scale] for scale in sorted({b.scale for b in codes})}
+
+
+@dataclass(frozen=True)
+class BandWriter:
+    """Writes the code bands of one side of the page `at` (place and KV head)."""
+
+    side: str
+    form: Form
+    page: int
+    threads: int
+    units: Buffer
+    scales: Buffer
+    at: tuple[Expr, ...]
+    value: Value
+    thresholds: Books
+    centroids: Books
+    scratch: Scratch
+
+    def write(self) -> None:
+        for scale, bands in _code_groups(self.form).items():
+            self._norms(scale, bands)
+            self._scales(scale, bands)
+            for band in bands:
+                self._codes(band)
+
+    def encoder(self, band: Band) -> Encoder:
+        """Takes what `unit` gives; to be asked for inside a phase."""
+        return Encoder(self.thresholds.of(self.form, band), band.bits)
+
+    def unit(self, x: Expr, band: Band, token: Expr) -> Expr:
+        """x over the norm of the band's group."""
+        norm = self.scratch.norms[band.scale][token]
+        return tirx.Select(norm > f32(0.0), x / norm, f32(0.0))
+
+    def store_scale(self, number: int, value: Expr, norm: Expr, token: Expr) -> Expr:
+        """Stores 0 for the norm 0, NaN where the value is no finite float16; returns what was stored, in float32."""
+        finite = tirx.Select(value < f32(_HALF_OVERFLOW), value, f32(float("nan")))
+        stored = T.Bind(to("float16", tirx.Select(tirx.EQ(norm, f32(0.0)), f32(0.0), finite)))
+        store(self.scales, stored, *self.at, number * self.page + token)
+        return f32(stored)
+
+    def _phase(self, count: int):
+        return phase(count, self.threads)
+
+    def _sum(self, bands: list[Band], token: Expr) -> Expr:
+        groups = [group for band in bands for group in range(band.start // LANES, band.stop // LANES)]
+        return sum((self.scratch.parts[group, token] for group in groups[1:]), self.scratch.parts[groups[0], token])
+
+    def _norms(self, scale: int, bands: list[Band]) -> None:
+        for band in bands:
+            with self._phase(band.rows // LANES * self.page) as item:
+                group, token = divide(item, self.page)
+                total = local("square_sum", 1)
+                store(total, f32(0.0), 0)
+                with T.unroll(0, LANES) as j:
+                    x = T.Bind(self.value(token, band.start + group * LANES + j))
+                    accumulate(total, x * x, 0)
+                store(self.scratch.parts, total[0], band.start // LANES + group, token)
+        with self._phase(self.page) as token:
+            store(self.scratch.norms[scale], tirx.sqrt(self._sum(bands, token)), token)
+
+    def _scales(self, scale: int, bands: list[Band]) -> None:
+        """scale = ‖z‖ / ⟨z/‖z‖, ẑ⟩ over the bands: 0 for a zero vector, NaN where it is no finite float16."""
+        norms = self.scratch.norms[scale]
+        for band in bands:
+            with self._phase(band.rows // LANES * self.page) as item:
+                group, token = divide(item, self.page)
+                total = local("product_sum", 1)
+                store(total, f32(0.0), 0)
+                encode, centroids = self.encoder(band), self.centroids.of(self.form, band)
+                with T.unroll(0, LANES) as j:
+                    x = self.value(token, band.start + group * LANES + j)
+                    code = encode(self.unit(x, band, token))
+                    accumulate(total, encode.x[0] * centroids[code], 0)
+                store(self.scratch.parts, total[0], band.start // LANES + group, token)
+        with self._phase(self.page) as token:
+            norm = T.Bind(norms[token])
+            stored = self.store_scale(scale, norm / self._sum(bands, token), norm, token)
+            store(self.scratch.scales[scale], stored, token)
+
+    def _codes(self, band: Band) -> None:
+        along, lanes = (band.rows, self.page) if self.side == "k" else (self.page, band.rows)
+        start = self.form.offset(band, self.page)
+        with self._phase(along // LANES * lanes) as item:
+            group, lane = divide(item, lanes)
+            codes = local("codes", LANES, "uint32")
+            encode = self.encoder(band)
+            with T.unroll(0, LANES) as j:
+                place = T.Bind(group * LANES + j)
+                token, row = (lane, place) if self.side == "k" else (place, lane)
+                store(codes, encode(self.unit(self.value(token, band.start + row), band, token)), j)
+
+            def put(shift: int, width: int, i: int, word: Expr) -> None:
+                offset = start + plane_offset(along * lanes, shift) + (group * width + i) * lanes + lane
+                store(self.units, word, *self.at, offset)
+
+            store_group(codes, put, band.bits)
