@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tqc.errors import TqcError
-from tqc.eval.points import Point, front, read_points
+from tqc.eval.points import Point, curves, front, read_points
 
 
 def write(tmp_path, points, **fields):
@@ -42,3 +42,16 @@ def test_the_front_has_no_point_that_another_beats():
     points = [Point(name=name, bits_per_value=bits, kl=kl) for name, (bits, kl) in sizes.items()]
     assert [point.name for point in front(points)] == ["a", "b", "c"]
     assert front([]) == []
+
+
+def test_curves_are_families_ours_first():
+    names = {"KIVI-4 g32": "peer", "tq4": "ours", "KIVI-2 g32": "peer", "tq2": "ours", "polar": "ours"}
+    points = [Point(name=name, kind=kind, bits_per_value=len(name), kl=0.1) for name, kind in names.items()]
+    found = {key: [point.name for point in members] for key, members in curves(points).items()}
+    assert found == {
+        ("ours", "tq"): ["tq2", "tq4"],
+        ("ours", "polar"): ["polar"],
+        ("peer", "KIVI"): ["KIVI-2 g32", "KIVI-4 g32"],
+    }
+    assert next(iter(found))[0] == "ours"
+    assert list(curves([Point(name="x", kind="peer", family="q", bits_per_value=4.5, kl=0.1)])) == [("peer", "q")]

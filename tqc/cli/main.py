@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import TqcError
-from . import compile, export, generate, inspect, targets, verify
+from . import compile, export, generate, inspect, report, targets, verify
 
 app = typer.Typer(
     name="tqc",
@@ -21,6 +21,7 @@ app.command()(export.export)
 app.command()(compile.compile)
 app.command()(generate.generate)
 app.command()(inspect.inspect)
+app.command()(report.report)
 app.command()(verify.verify)
 app.command()(targets.targets)
 

@@ -5,6 +5,7 @@ All are of middle lightness, so that they stand out from a white page and from a
 
 from __future__ import annotations
 
+import math
 import re
 
 from tqc.codec import scheme
@@ -12,7 +13,7 @@ from tqc.errors import CodecError
 
 # (at 1 bit, at 8 bits)
 RAMPS = {
-    "tq": ("#8fc7ff", "#1552b5"),
+    "tq": ("#a8d4ff", "#1048a6"),
     "tqp": ("#d9b3fa", "#6a2bb0"),
     "split": ("#84dccb", "#08705f"),
     "bands": ("#b4da7e", "#3d7a12"),
@@ -24,6 +25,7 @@ RAMPS = {
 }
 FAMILIES = {
     "tq": "TurboQuant",
+    "tq pair": "TurboQuant, K and V apart",
     "tqp": "TurboQuant-prod (sign sketch)",
     "split": "outlier channels apart",
     "bands": "bands by importance",
@@ -39,8 +41,12 @@ _MIDDLE = (233, 200, 112)
 
 
 def family(name: str) -> str:
-    """The family of a scheme of one side or of both (that of K then); `plan` for `mixed`, `peer` for unknown names."""
-    if name.startswith("mixed"):
+    """The family of a scheme of one side or of both (that of K then); `plan` for `mixed`, `peer` for unknown names.
+
+    Only the first word counts, so a name may go on: `tq4 (not centred)`.
+    """
+    name = name.split()[0] if name.split() else ""
+    if name == "mixed":
         return "plan"
     try:
         side = scheme.parse(name)[0]
@@ -59,7 +65,8 @@ def family(name: str) -> str:
 
 
 def bits_of(name: str) -> float:
-    """About how many bits a number has in a scheme, from its name alone: what the shade follows. 4 if it does not say."""
+    """About how many bits a number has, from a scheme's name alone; 4 if it does not say."""
+    name = name.removeprefix("mixed ").split(" ")[0]
     if bands := re.findall(r"(\d+)@(\d+)", name):
         rows = sum(int(rows) for rows, _ in bands)
         return sum(int(rows) * int(bits) for rows, bits in bands) / max(1, rows)
@@ -70,7 +77,8 @@ def bits_of(name: str) -> float:
 def colour(name: str, bits: float | None = None) -> str:
     """`#rrggbb` of a scheme; `bits` if they are known better than from the name."""
     light, dark = (_rgb(end) for end in RAMPS[family(name)])
-    shade = min(1.0, max(0.0, ((bits_of(name) if bits is None else bits) - 1) / 6)) ** 0.7
+    # Steepest between 2 and 5 bits, where the schemes are that people compare.
+    shade = 1 / (1 + math.exp(0.9 * (3.2 - (bits_of(name) if bits is None else bits))))
     return _hex(_between(light, dark, shade))
 
 

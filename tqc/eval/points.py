@@ -13,12 +13,14 @@ converted; a point may then leave one of them out.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from .colours import family
 from .measured import Measured, Part, read
 
 MADE_BY = "python benchmarks/pareto.py"
@@ -74,6 +76,23 @@ class Points(Measured):
 def read_points(path: Path) -> Points:
     """The points of a file. Raises TqcError when it cannot be read."""
     return read(path, Points, MADE_BY)
+
+
+def curves(points: Sequence[Point]) -> dict[tuple[str, str], list[Point]]:
+    """The points of each (kind, family) from few bits to many, ours first."""
+    found: dict[tuple[str, str], list[Point]] = {}
+    for point in sorted(points, key=lambda point: (point.kind == "peer", point.bits_per_value, point.name)):
+        found.setdefault((point.kind, point.family or _family(point)), []).append(point)
+    return found
+
+
+def _family(point: Point) -> str:
+    """That of the scheme; peers without a family are named like KIVI-4: what is before the bits joins them."""
+    if point.kind == "peer":
+        return re.split(r"[-\s]", point.name)[0]
+    # Between tq3 and tq4 lies no line to k4v3: pairs go a way of their own.
+    apart = family(point.name) == "tq" and not re.fullmatch(r"tq\d", point.name.split()[0])
+    return "tq pair" if apart else family(point.name)
 
 
 def front(points: Sequence[Point]) -> list[Point]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tqc.artifact import Manifest
 from tqc.artifact.summary import coded_bytes, exact_bytes, largest_context, totals
 
-GPUS = (("RTX 4090", 24), ("A100 40GB", 40), ("A100 80GB, H100", 80), ("H200", 141), ("B200", 192))
+GPUS = (("RTX 4090", 24), ("A100", 40), ("A100, H100", 80), ("H200", 141), ("B200", 192))
 """Names and memory in GB of 10⁹ bytes: what is sold as such is never less."""
 GB = 10**9
 CONTEXTS = (4096, 32768, 131072)
@@ -23,6 +23,10 @@ class Fit:
     left: int
     tokens: int
     fp16_tokens: int
+
+    @property
+    def gpu_name(self) -> str:
+        return f"{self.gpu} {self.gigabytes} GB"
 
 
 def cache_bytes(manifest: Manifest, tokens: int) -> int:
