@@ -36,8 +36,18 @@ def test_options_reach_the_compiler(tqc, compiler, tmp_path):
         "output": str(tmp_path / "m.tqc"),
         **{"target": "cuda", "arch": "sm_80,sm_90", "kv": "k4v3", "sinks": "0", "recent": "0", "page": "32"},
         **{"max_context": "100", "calibrate": "None", "centre": "False", "fold": "False", "dump_dir": "None"},
-        "force": "True",
+        **{"force": "True", "plan": "None", "budget": "None", "rounds": "1"},
     }
+
+
+def test_schemes_by_layer_reach_the_compiler(tqc, compiler, tmp_path):
+    tqc("compile", "model.onnx", "-o", tmp_path / "m.tqc", "--plan", "plan.json", "--rounds", "2")
+    assert (str(compiler.options.plan), compiler.options.rounds) == ("plan.json", 2)
+    tqc("compile", "model.onnx", "-o", tmp_path / "m.tqc", "--budget", "3.5")
+    assert compiler.options.budget == 3.5
+    done = tqc("compile", "model.onnx", "-o", tmp_path / "m.tqc", "--budget", "3.5", "--kv", "tq3")
+    assert done.status == 1
+    assert "given twice" in done.err
 
 
 def test_defaults_are_those_of_the_compiler(tqc, compiler):

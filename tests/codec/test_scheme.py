@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tqc.codec import scheme
+from tqc.codec.form import form
 from tqc.errors import CodecError
 
 
@@ -63,3 +64,8 @@ def test_the_error_names_the_side(text: str, side: str) -> None:
     with pytest.raises(CodecError) as caught:
         scheme.parse(text)
     assert caught.value.where.startswith(side)
+
+
+@pytest.mark.parametrize("name", [*scheme.NAMED, "16@4+48@2"])
+def test_measured_schemes_are_those_with_a_matrix(name: str) -> None:
+    assert scheme.is_measured(name) == (form(name, 64).basis == "matrix")

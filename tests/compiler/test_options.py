@@ -36,3 +36,19 @@ def test_reject_a_text_that_would_not_be_used(changes):
     with pytest.raises(PassError, match="--calibrate would be ignored"):
         options(calibrate=Path("text.txt"), **changes)
     assert options(calibrate=Path("text.txt"), kv="k:tq4,v:fp16").calibrate == Path("text.txt")
+    assert options(calibrate=Path("text.txt"), kv="k:fp16,v:tq2.5", centre=False).calibrate == Path("text.txt")
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"plan": Path("p.json"), "budget": 3.5}, "given twice"),
+        ({"kv": "tq3", "budget": 3.5}, "given twice"),
+        ({"rounds": 3}, "--rounds"),
+        ({"budget": 0.5}, "--budget"),
+        ({"budget": float("nan")}, "--budget"),
+    ],
+)
+def test_reject_schemes_that_contradict(changes, what):
+    with pytest.raises(PassError, match=what):
+        options(**changes)

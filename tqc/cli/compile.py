@@ -20,7 +20,16 @@ def compile(
     output: Annotated[Path, typer.Option("--output", "-o", help="The artifact's directory, usually NAME.tqc.")],
     target: Annotated[str, typer.Option(help="cpu, cuda or a TVM target.")] = "cpu",
     arch: Annotated[str | None, typer.Option(help="Architectures, comma-separated: x86-64-v3, sm_80,sm_90, …")] = None,
-    kv: Annotated[str, typer.Option(help="Cache scheme: tq4, k4v3, k:tq4,v:tq3, fp16, fp32.")] = "tq4",
+    kv: Annotated[
+        str, typer.Option(help="Cache scheme: tq4, k4v3, k:tq4,v:tq3, tqp4, tq3.5, polar, qjl, fp16, …")
+    ] = "tq4",
+    plan: Annotated[
+        Path | None, typer.Option(help="A file with the schemes of every layer, as tqc plan writes.")
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="Mean bits of a coded number, scales included: schemes are chosen per layer.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Rounds of the rotation: 2 for inputs with few nonzero numbers.")] = 1,
     sinks: Annotated[int, typer.Option(help="First tokens kept exact.")] = 4,
     recent: Annotated[int, typer.Option(help="Newest tokens kept exact, at least.")] = 128,
     page: Annotated[int, typer.Option(help="Tokens in a page.")] = 64,
@@ -41,7 +50,7 @@ def compile(
     """Compile an ONNX model to an artifact with a compressed KV cache."""
     from ..artifact import read_manifest
     from ..artifact.summary import totals
-    from ..codec.layout import code_bits
+    from ..codec.form import EXACT_DTYPES
 
     start = time.perf_counter()
     reports: list[Report] = []
@@ -57,6 +66,9 @@ def compile(
                     target=target,
                     arch=arch,
                     kv=kv,
+                    plan=plan,
+                    budget=budget,
+                    rounds=rounds,
                     sinks=sinks,
                     recent=recent,
                     page=page,
@@ -79,7 +91,7 @@ def compile(
                 print_json({"model": report.as_json()})
     seconds = time.perf_counter() - start
     manifest = read_manifest(path)
-    if centre and manifest.centring is None and any(code_bits(layer.k) for layer in manifest.layers):
+    if centre and manifest.centring is None and any(layer.k not in EXACT_DTYPES for layer in manifest.layers):
         typer.echo("Keys are not centred: there is no tokenizer.json beside the model to read a text with.", err=True)
     sums = totals(manifest, 8 << 30)
     libraries = {library.file: manifest.files[library.file].size for library in manifest.libraries}

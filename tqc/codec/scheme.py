@@ -42,6 +42,11 @@ def is_bands(name: str) -> bool:
     return bool(_BANDS.fullmatch(name))
 
 
+def is_measured(name: str) -> bool:
+    """Whether vectors enter the cache in a basis that has to be measured: bands, and outlier channels kept apart."""
+    return is_bands(name) or name in ("tq2.5", "tq3.5") or (name in KEYS_ONLY and name.endswith("o"))
+
+
 def check(name: str, *, where: str = "") -> str:
     """`name` if it names a scheme of one side; otherwise raises CodecError with the nearest names."""
     if name in NAMED or is_bands(name):

@@ -8,8 +8,6 @@ import numpy as np
 
 from tqc.artifact import check_output, write_artifact
 from tqc.artifact.companions import companions
-from tqc.codec import scheme
-from tqc.codec.layout import code_bits
 from tqc.codegen.target import parse_targets
 from tqc.errors import FrontendError, TqcError
 from tqc.frontend import Imported, import_model, refusal, report_of
@@ -17,10 +15,12 @@ from tqc.frontend.forward import has_no_cache
 from tqc.frontend.imported import open_model
 from tqc.frontend.load import LoadedModel
 from tqc.frontend.weights import ArrayTensor, Weight
+from tqc.passes.bases import basis_arrays
 from tqc.passes.centre_keys import mean_name
 from tqc.passes.pipeline import Dump, cache_passes, run
 
-from .calibrate import KeyMeans, built_in_text, measure_key_means
+from .basis import bases_of
+from .choose import choose, outputs_of
 from .forward import compile_forward
 from .libraries import build_targets
 from .manifest import check_context, describe, library_name, limit_context, model_settings
@@ -38,7 +38,6 @@ def compile_model(options: CompileOptions) -> Path:
     progress = options.progress
     check_output(options.output, options.force)
     targets = parse_targets(options.target, options.arch)
-    schemes = scheme.parse(options.kv)
     progress("reading the model", 0.0)
     model = _open(options)
     if has_no_cache(model):
@@ -49,11 +48,19 @@ def compile_model(options: CompileOptions) -> Path:
     imported = _import(options, model)
     settings.check(imported.vocab_size, FrontendError)
     max_context = limit_context(options, max_context, imported.longest)
-    progress("measuring key means", 0.15)
-    means = _key_means(options, imported, schemes[0])
+    progress("measuring the model over a text", 0.15)
+    schemes, means = choose(options, imported)
     weights: dict[str, Weight] = dict(imported.weights)
-    for layer, mean in (means.means if means else {}).items():
-        name, array = mean_name(layer), np.ascontiguousarray(mean[:, None, :])
+    bases = bases_of(
+        schemes,
+        {layer.layer: layer.head_dim for layer in imported.layers},
+        means.moments if means else {},
+        outputs_of(imported) if means and means.moments else {},
+    )
+    centres = means.means if means and options.centre else {}
+    added = {mean_name(layer): mean[:, None, :] for layer, mean in centres.items()} | basis_arrays(bases)
+    for name, array in added.items():
+        array = np.ascontiguousarray(array)
         weights[name] = Weight(name, array.shape, "float32", ArrayTensor(array), name)
 
     progress("running the passes", 0.35)
@@ -63,11 +70,14 @@ def compile_model(options: CompileOptions) -> Path:
     shared = run(
         imported.mod,
         cache_passes(
-            schemes=schemes,
+            schemes=next(iter(schemes.values())),
+            plan=schemes,
+            bases=bases,
+            rounds=options.rounds,
             sinks=options.sinks,
             recent=options.recent,
             page=options.page,
-            means=means.means if means else {},
+            means=centres,
             weights=weights,
             fold=options.fold,
         ),
@@ -108,25 +118,3 @@ def _import(options: CompileOptions, model: LoadedModel) -> Imported:
     if options.explain:
         options.explain(report_of(imported))
     return imported
-
-
-def _key_means(options: CompileOptions, imported: Imported, k_scheme: str) -> KeyMeans | None:
-    if not options.centre or not code_bits(k_scheme):
-        return None
-    text = built_in_text()
-    if options.calibrate is not None:
-        try:
-            text = options.calibrate.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise FrontendError(
-                "the calibration text cannot be read", where=str(options.calibrate), found=str(error)
-            ) from error
-    means = measure_key_means(options.model, imported.interface, text, skip=options.sinks, beside=options.beside)
-    if means is None and options.calibrate is not None:
-        raise FrontendError(
-            "a calibration text needs the model's tokenizer",
-            expected="tokenizer.json beside the model",
-        )
-    if means is not None and set(means.means) != set(range(len(imported.layers))):
-        raise FrontendError("the present keys are not those of the layers", found=str(sorted(means.means)))
-    return means

@@ -52,7 +52,7 @@ def compile_forward(options: CompileOptions, model: LoadedModel, targets: Sequen
     dump = Dump(options.dump_dir) if options.dump_dir else None
     if dump:
         dump(imported.mod, "import")
-    quantize = QuantizeInPlace(scheme.parse(options.kv), places)
+    quantize = QuantizeInPlace(scheme.parse(options.kv), found=places)
     shared = quantize.apply(imported.mod)  # not called by TVM, which would make other errors of its errors
     if dump:
         dump(shared, quantize)

@@ -26,8 +26,8 @@ from tqc.artifact import (
 from tqc.artifact.companions import companions
 from tqc.artifact.settings import Settings, read_settings
 from tqc.codec import rotation
-from tqc.codec.layout import CacheLayout, code_bits
-from tqc.codec.lloyd_max import codebook
+from tqc.codec.form import form
+from tqc.codec.layout import CacheLayout
 from tqc.dialect import is_op_call, layout_of
 from tqc.errors import FrontendError, PassError
 from tqc.frontend import Imported
@@ -90,7 +90,9 @@ def describe(
                 bytes_per_token_k=_token_bytes(layout, "k"),
                 bytes_per_token_v=_token_bytes(layout, "v"),
                 key_mean=mean_name(number) in builts[0].params,
-                value_rotation="none" if not code_bits(layout.v) else "runtime" if number in rotated else "folded",
+                value_rotation=(
+                    "none" if layout.form("v").basis == "none" else "runtime" if number in rotated else "folded"
+                ),
             )
             for number, layout in layouts.items()
         ),
@@ -105,7 +107,9 @@ def describe(
                 for layout in layouts.values()
             ),
         ),
-        digests=digests_of((side, layout.head_dim) for layout in layouts.values() for side in (layout.k, layout.v)),
+        digests=digests_of(
+            ((side, layout.head_dim) for layout in layouts.values() for side in (layout.k, layout.v)), options.rounds
+        ),
         vocab_size=imported.vocab_size,
         max_context=max_context,
         functions=FUNCTIONS,
@@ -133,14 +137,22 @@ def cache_layouts(decode: relax.Function) -> dict[int, CacheLayout]:
 
 
 def values_rotated_at_run_time(decode: relax.Function) -> set[int]:
-    """Layers whose values, or the output made of them, are still rotated by an operation of their own."""
+    """Layers whose values, or the output made of them, still change their basis by an operation of their own."""
     values = {b.var: b.value for block in decode.body.blocks for b in block.bindings}
+
+    def turns(value: relax.Expr | None) -> bool:
+        return is_op_call(value, "rotate") or is_op_call(value, "change_basis")
+
     layers = set()
     for value in values.values():
-        if is_op_call(value, "cache_append") and is_op_call(values.get(value.args[1]), "rotate"):
+        if is_op_call(value, "cache_append") and turns(values.get(value.args[1])):
             layers.add(int(value.attrs["layer"]))
-        if is_op_call(value, "rotate") and is_op_call(values.get(value.args[0]), "cached_attention"):
-            layers.add(int(values[value.args[0]].attrs["layer"]))
+        if turns(value):
+            source = values.get(value.args[0])
+            if is_op_call(source, "sketch"):
+                source = values.get(source.args[0])
+            if is_op_call(source, "cached_attention"):
+                layers.add(int(source.attrs["layer"]))
     return layers
 
 
@@ -187,13 +199,16 @@ def _token_bytes(layout: CacheLayout, side: str) -> int:
     return math.ceil(layout.form(side).bytes_per_vector * layout.kv_heads)
 
 
-def digests_of(used: Iterable[tuple[str, int]]) -> Digests:
+def digests_of(used: Iterable[tuple[str, int]], rounds: int = 1) -> Digests:
     """Digests of the codebooks and rotations of schemes with their head_dim."""
     codebooks, rotations = {}, {}
     for side, head_dim in used:
-        if bits := code_bits(side):
-            codebooks[f"{side}-d{head_dim}"] = _sha256(codebook(bits, head_dim).centroids)
-            rotations[f"d{head_dim}-seed0"] = _sha256(rotation.matrix(head_dim, 0))
+        stored = form(side, head_dim)
+        for band in stored.coded_bands:
+            name = f"sketch{band.rows}" if band.sketch else f"{band.bits} bits of {stored.group_rows(band.scale)}"
+            codebooks[f"{name}, d{head_dim}"] = _sha256(stored.table(band).centroids)
+        if stored.basis == "rotation":
+            rotations[f"d{head_dim}-seed0-rounds{rounds}"] = _sha256(rotation.matrix(head_dim, 0, rounds))
     return Digests(codebooks=codebooks, rotations=rotations)
 
 
@@ -203,7 +218,12 @@ def _sha256(array: np.ndarray) -> str:
 
 def _recorded(options: CompileOptions) -> dict[str, object]:
     """The options that the result depends on, as the command line would spell them."""
-    named = {key: getattr(options, key) for key in ("target", "arch", "kv", "sinks", "recent", "page", "max_context")}
+    keys = ("target", "arch", "kv", "plan", "budget", "rounds", "sinks", "recent", "page", "max_context")
+    named = {key: getattr(options, key) for key in keys}
+    if options.by_layer:
+        del named["kv"]
+    if options.rounds == 1:
+        del named["rounds"]
     named["calibrate"] = options.calibrate
     named["no_centre"] = not options.centre
     named["no_fold"] = not options.fold
