@@ -23,7 +23,7 @@ from .libraries import build_targets
 from .manifest import digests_of, library_name
 from .options import CompileOptions
 
-_OF_CACHES = ("sinks", "recent", "page", "max_context", "calibrate", "centre", "fold")
+_OF_CACHES = ("sinks", "recent", "page", "max_context", "calibrate", "centre", "fold", "plan", "budget", "rounds")
 
 
 def compile_forward(options: CompileOptions, model: LoadedModel, targets: Sequence[Target]) -> Path:
