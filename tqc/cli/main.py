@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import TqcError
-from . import compile, export, generate, inspect, report, targets, verify
+from . import compile, evaluate, export, generate, inspect, report, targets, verify
 
 app = typer.Typer(
     name="tqc",
@@ -20,6 +20,7 @@ app = typer.Typer(
 app.command()(export.export)
 app.command()(compile.compile)
 app.command()(generate.generate)
+app.command("eval")(evaluate.evaluate)
 app.command()(inspect.inspect)
 app.command()(report.report)
 app.command()(verify.verify)
