@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -64,15 +65,18 @@ class Banded(Codec):
         if rounds not in (1, 2):
             raise CodecError("this rotation is not known", expected="1 or 2 rounds", found=str(rounds))
         self.seed, self.scalar, self.rounds, self.gaussian = seed, scalar, rounds, gaussian
-        self.matrix = self._matrix(matrix)
-        self._inverse = None if self.matrix is None else np.linalg.inv(self.matrix)
+        self._given = None if matrix is None else basis.check_matrix(self.form, matrix)
         self._tables = {band: self._table(band) for band in self.form.coded_bands}
 
-    def _matrix(self, matrix: np.ndarray | None) -> np.ndarray | None:
-        if matrix is not None:
-            return basis.check_matrix(self.form, matrix)
-        split = self.form.basis == "matrix" and self.form.scales == 2
-        return split_basis(self.form, None, self.seed) if split else None
+    @cached_property
+    def _basis(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """The matrix of the basis and its inverse, if it is neither the rotation nor the identity."""
+        if self._given is not None:
+            return self._given, np.linalg.inv(self._given)
+        if self.form.basis == "matrix" and self.form.scales == 2:
+            matrix = split_basis(self.form, None, self.seed)
+            return matrix, matrix.T
+        return None
 
     def _table(self, band: Band) -> Codebook:
         book = self.form.table(band)
@@ -105,13 +109,13 @@ class Banded(Codec):
             x = self._vectors(x).astype(np.float32)
             if self.form.basis == "rotation":
                 return rotation.rotate(x, self.seed, self.rounds)
-            return x if self.matrix is None else basis.apply(self.matrix, x)
+            return x if self._basis is None else basis.apply(self._basis[0], x)
 
     def from_basis(self, z: np.ndarray) -> np.ndarray:
         """The inverse of `to_basis`, float32."""
         if self.form.basis == "rotation":
             return rotation.unrotate(z, self.seed, self.rounds)
-        return z if self._inverse is None else basis.apply(self._inverse, z)
+        return z if self._basis is None else basis.apply(self._basis[1], z)
 
     def quantize(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(codes uint8 [..., rows] below 2**bits of their band, scales float16 [..., scales]) of z [..., head_dim], in

@@ -9,8 +9,8 @@ import numpy as np
 
 from tqc.codec import pages
 from tqc.codec.banded import Banded
-from tqc.codec.form import BLOCK, Form
-from tqc.codec.polar import LEVEL_BITS, Polar, level_rows
+from tqc.codec.form import Form
+from tqc.codec.polar import Polar
 from tqc.errors import CodecError
 
 Side = Literal["k", "v"]
@@ -38,8 +38,9 @@ def encode_page(
         with np.errstate(over="ignore"):
             return _flat(values.astype(_dtype(form))), np.zeros((*z.shape[:-2], 0), np.float16)
     if form.kind == "polar":
-        codes, scales = Polar(form.scheme, form.head_dim, seed).quantize(z)
-        parts = [_pack_angles(codes[..., rows], bits) for rows, bits in _angles(form)]
+        polar = Polar(form.scheme, form.head_dim, seed)
+        codes, scales = polar.quantize(z)
+        parts = [_pack_angles(codes[..., rows], bits) for rows, bits in polar.streams]
     else:
         codes, scales = Banded(form.scheme, form.head_dim, seed, scalar).quantize(z)
         pack = pages.pack_k if side == "k" else pages.pack_v
@@ -63,13 +64,13 @@ def decode_page(form: Form, side: Side, elements: np.ndarray, scale: np.ndarray,
         return np.ascontiguousarray(values.swapaxes(-1, -2)) if side == "k" else values
     scales = scale.reshape(*lead, form.scales, page).swapaxes(-1, -2)
     if form.kind == "polar":
-        codes, start = [], 0
-        for rows, bits in _angles(form):
+        polar, codes, start = Polar(form.scheme, form.head_dim), [], 0
+        for rows, bits in polar.streams:
             count = rows.stop - rows.start
             end = start + count * page * bits // pages.UNIT_BITS
             codes.append(_unpack_angles(elements[..., start:end], bits, count))
             start = end
-        return Polar(form.scheme, form.head_dim).dequantize(np.concatenate(codes, axis=-1), scales)
+        return polar.dequantize(np.concatenate(codes, axis=-1), scales)
     codes = np.zeros((*lead, page, form.rows), np.uint8)
     unpack = pages.unpack_k if side == "k" else pages.unpack_v
     for band in form.coded_bands:
@@ -85,22 +86,15 @@ def _dtype(form: Form) -> np.dtype:
 
 def _flat(x: np.ndarray) -> np.ndarray:
     """x [..., a, b] as [..., a·b]."""
-    return np.ascontiguousarray(x).reshape(*x.shape[:-2], -1)
-
-
-def _angles(form: Form) -> tuple[tuple[slice, int], tuple[slice, int]]:
-    """(places, bits) of PolarQuant's angles in the order of a page: those of level 1, then all others."""
-    first = level_rows(form.head_dim, 1)
-    return (first, LEVEL_BITS[0]), (slice(first.stop, form.head_dim // BLOCK * 15), LEVEL_BITS[1])
+    return np.ascontiguousarray(x).reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
 
 
 def _pack_angles(codes: np.ndarray, bits: int) -> np.ndarray:
     """Codes [..., page, angles] → uint16 [..., angles·page·bits/16], of one angle after the other."""
-    units = pages.pack_v(codes, bits).reshape(*codes.shape[:-2], -1, codes.shape[-1])
-    return _flat(units.swapaxes(-1, -2))
+    return _flat(pages.pack_v(codes.swapaxes(-1, -2)[..., None], bits))
 
 
 def _unpack_angles(units: np.ndarray, bits: int, count: int) -> np.ndarray:
     """The inverse of `_pack_angles` for `count` angles."""
-    units = units.reshape(*units.shape[:-1], count, -1)
-    return pages.unpack_v(_flat(units.swapaxes(-1, -2)), bits, count)
+    rows = units.reshape(*units.shape[:-1], count, units.shape[-1] // count)
+    return pages.unpack_v(rows, bits, 1)[..., 0].swapaxes(-1, -2)

@@ -26,8 +26,8 @@ LEVEL_BITS = (4, 2, 2, 2)
 
 @dataclass(frozen=True, eq=False)
 class PolarCodes(Encoded):
-    """`codes` uint8 [..., ⌈46·head_dim/128⌉], level after level in the order of `bitstream`; `radii` float16
-    [..., head_dim/16]."""
+    """`codes` uint8 [..., ⌈46·head_dim/128⌉]: the angles of level 1, then all others, in the order of `bitstream`;
+    `radii` float16 [..., head_dim/16]."""
 
     codes: np.ndarray
     radii: np.ndarray
@@ -89,23 +89,22 @@ class Polar(Codec):
 
     def encode(self, x: np.ndarray) -> PolarCodes:
         codes, radii = self.quantize(self.to_basis(x))
-        fields = [
-            np.unpackbits(codes[..., level_rows(self.head_dim, i), None], axis=-1, count=bits, bitorder="little")
-            for i, bits in enumerate(LEVEL_BITS, 1)
-        ]
-        stream = np.concatenate([part.reshape(*codes.shape[:-1], -1) for part in fields], axis=-1)
-        return PolarCodes(np.packbits(stream, axis=-1, bitorder="little"), radii)
+        return PolarCodes(np.concatenate([bitstream.pack(codes[..., r], b) for r, b in self.streams], axis=-1), radii)
 
     def decode(self, encoded: PolarCodes) -> np.ndarray:
-        stream = np.unpackbits(encoded.codes, axis=-1, bitorder="little")
-        codes, start = np.empty((*stream.shape[:-1], self.head_dim // BLOCK * 15), np.uint8), 0
-        for level, bits in enumerate(LEVEL_BITS, 1):
-            rows = level_rows(self.head_dim, level)
-            end = start + bits * (rows.stop - rows.start)
-            packed = np.packbits(stream[..., start:end], axis=-1, bitorder="little")
-            codes[..., rows] = bitstream.unpack(packed, bits, rows.stop - rows.start)
-            start = end
-        return self.from_basis(self.dequantize(codes, encoded.radii))
+        (first, wide), (rest, narrow) = self.streams
+        split = self.head_dim // 4
+        parts = [
+            bitstream.unpack(encoded.codes[..., :split], wide, first.stop),
+            bitstream.unpack(encoded.codes[..., split:], narrow, rest.stop - rest.start),
+        ]
+        return self.from_basis(self.dequantize(np.concatenate(parts, axis=-1), encoded.radii))
+
+    @property
+    def streams(self) -> tuple[tuple[slice, int], tuple[slice, int]]:
+        """(places of angles, bits of each) in the order in which they are packed: level 1, then all others."""
+        first = level_rows(self.head_dim, 1)
+        return (first, LEVEL_BITS[0]), (slice(first.stop, self.head_dim // BLOCK * 15), LEVEL_BITS[1])
 
     def to_basis(self, x: np.ndarray) -> np.ndarray:
         """x [..., head_dim] as it enters the cache, float32."""
@@ -144,5 +143,5 @@ class Polar(Codec):
         for level in range(len(LEVEL_BITS), 0, -1):
             angle = angles(level)[0][codes[..., level_rows(self.head_dim, level)]]
             pairs = np.stack([out * np.cos(angle), out * np.sin(angle)], axis=-1)
-            out = pairs.reshape(*pairs.shape[:-2], -1)
+            out = pairs.reshape(*out.shape[:-1], 2 * out.shape[-1])
         return out
