@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -12,6 +13,7 @@ from tvm.ir.expr import Constant
 
 from tqc import dialect
 from tqc.codec.limits import check_head_dim
+from tqc.dialect.kv_quantize import emit_quantized, form_without_basis
 from tqc.errors import PassError
 
 from .base import KEEP, ModulePass, num_input, re_emit, rewrite_functions
@@ -49,26 +51,36 @@ class AttentionPlaces:
 class QuantizeInPlace(ModulePass):
     """Puts `tqc.kv_quantize` on K and V of every softmax(q·kᵀ)·v; masks, scales and heads stay as they are.
 
-    Each is met as early as its vectors are whole: before it is repeated over query heads or scaled, after RoPE. What
-    was found is appended to `found`. Raises PassError where there is no attention, or one that is not fully understood.
+    Each is met as early as its vectors are whole: before it is repeated over query heads or scaled, after RoPE. A
+    scheme with a sketch is written out, op by op, so that its signs can be seen (`tqc.sign_sketch`). `plan` maps the
+    number of an attention, in their order, to (k, v); `schemes` serves the others. What was found is appended to
+    `found`. Raises PassError where there is no attention, or one that is not fully understood, or fewer than the plan
+    names, CodecError for a scheme that needs a measured basis.
     """
 
     name: ClassVar[str] = "quantize-in-place"
     schemes: tuple[str, str] = ("tq4", "tq4")
+    plan: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+    seed: int = 0
+    rounds: int = 1
     found: list[AttentionPlaces] = field(default_factory=list, repr=False)
 
     def apply(self, mod: tvm.IRModule) -> tvm.IRModule:
         out = rewrite_functions(mod, self._quantize)
         if not self.found:
             raise PassError("No attention found.", expected="softmax(q·kᵀ)·v of three computed tensors")
+        if unknown := sorted(set(self.plan) - set(range(len(self.found)))):
+            raise PassError("the plan names layers the model does not have", where=f"layers {unknown}")
         return out
 
     def _quantize(self, func: relax.Function, name: str) -> tvm.IRModule:
         places = find_attention(func)
         self.found.extend(places)
         changed: dict[relax.Var, list[tuple[Place, str]]] = defaultdict(list)
-        for attention in places:
-            for place, scheme in zip((attention.k, attention.v), self.schemes, strict=True):
+        for number, attention in enumerate(places):
+            schemes = self.plan.get(number, self.schemes)
+            for place, scheme in zip((attention.k, attention.v), schemes, strict=True):
+                form_without_basis(scheme, place.head_dim)
                 if all(place != known for known, _ in changed[place.reader]):
                     changed[place.reader].append((place, scheme))
 
@@ -77,20 +89,25 @@ class QuantizeInPlace(ModulePass):
                 return KEEP
             args = list(value.args)
             for place, scheme in changed[var]:
-                args[place.index] = _through_codes(bb, args[place.index], place.axis, scheme)
+                args[place.index] = self._through_codes(bb, args[place.index], place.axis, scheme)
             return relax.Call(value.op, args, value.attrs, value.ty_args)
 
         return re_emit(func, name, rule).get()
 
+    def _through_codes(self, bb: relax.BlockBuilder, x: relax.Expr, axis: int, scheme: str) -> relax.Expr:
+        rank = len(x.ty.shape)
+        if axis == rank - 1:
+            return self._quantized(bb, x, scheme)
+        order = [*(n for n in range(rank) if n != axis), axis]
+        back = [order.index(n) for n in range(rank)]
+        coded = self._quantized(bb, bb.emit(relax.op.permute_dims(x, order)), scheme)
+        return bb.emit(relax.op.permute_dims(coded, back))
 
-def _through_codes(bb: relax.BlockBuilder, x: relax.Expr, axis: int, scheme: str) -> relax.Expr:
-    rank = len(x.ty.shape)
-    if axis == rank - 1:
-        return bb.emit(dialect.kv_quantize(x, scheme=scheme))
-    order = [*(n for n in range(rank) if n != axis), axis]
-    back = [order.index(n) for n in range(rank)]
-    coded = bb.emit(dialect.kv_quantize(bb.emit(relax.op.permute_dims(x, order)), scheme=scheme))
-    return bb.emit(relax.op.permute_dims(coded, back))
+    def _quantized(self, bb: relax.BlockBuilder, x: relax.Expr, scheme: str) -> relax.Expr:
+        options = {"scheme": scheme, "seed": self.seed, "rounds": self.rounds}
+        if form_without_basis(scheme, int(x.ty.shape[-1])).sketch_rows:
+            return emit_quantized(bb, x, **options)
+        return bb.emit(dialect.kv_quantize(x, **options))
 
 
 class _Function:

@@ -82,3 +82,32 @@ def test_rejects_a_module_without_attention():
         bb.emit_func_output(out)
     with pytest.raises(PassError, match="No attention"):
         QuantizeInPlace().apply(bb.get())
+
+
+def operations(mod, *names):
+    values = [binding.value for block in mod["forward"].body.blocks for binding in block.bindings]
+    return [name for value in values for name in names if is_op_call(value, name)]
+
+
+def test_the_signs_of_a_sketch_stand_in_the_module():
+    mod = QuantizeInPlace(("qjl2", "tqp3")).apply(attention())
+    names = ("rotate", "kv_codes", "sign_sketch", "sign_values", "sketch", "kv_quantize")
+    assert operations(mod, *names) == [
+        *("kv_codes", "sign_sketch", "sign_values", "sketch"),
+        *("rotate", "kv_codes", "sign_sketch", "sign_values", "sketch", "rotate"),
+    ]
+    relax.transform.LegalizeOps()(mod)
+
+
+def test_a_plan_gives_an_attention_its_own_schemes():
+    mod = QuantizeInPlace(("tq4", "tq4"), {0: ("polar", "tq2")}, seed=5, rounds=2).apply(attention())
+    values = [binding.value for block in mod["forward"].body.blocks for binding in block.bindings]
+    coded = [value.attrs for value in values if is_op_call(value, "kv_quantize")]
+    assert [(a["scheme"], int(a["seed"]), int(a["rounds"])) for a in coded] == [("polar", 5, 2), ("tq2", 5, 2)]
+    with pytest.raises(PassError, match="layers \\[1\\]"):
+        QuantizeInPlace(plan={1: ("tq4", "tq4")}).apply(attention())
+
+
+def test_rejects_schemes_that_need_a_measured_basis():
+    with pytest.raises(CodecError, match="needs a basis"):
+        QuantizeInPlace(("tq2.5", "tq4")).apply(attention(dim=32))

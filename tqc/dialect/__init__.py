@@ -3,6 +3,7 @@
 from .attention import attention
 from .basis import change_basis
 from .cache import cache_append, cached_attention, layout_of
+from .kv_codes import kv_codes
 from .kv_quantize import kv_quantize
 from .nbits import gather_nbits, matmul_nbits
 from .norm import rms_norm
@@ -10,6 +11,7 @@ from .registry import is_op_call
 from .rope import rope
 from .rotate import rotate
 from .sequence import last_token, positions
+from .sign_sketch import sign_sketch, sign_values
 from .sketch import sketch
 
 __all__ = [
@@ -19,6 +21,7 @@ __all__ = [
     "change_basis",
     "gather_nbits",
     "is_op_call",
+    "kv_codes",
     "kv_quantize",
     "last_token",
     "layout_of",
@@ -27,5 +30,7 @@ __all__ = [
     "rms_norm",
     "rope",
     "rotate",
+    "sign_sketch",
+    "sign_values",
     "sketch",
 ]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from tvm import relax, te, tirx
+from tvm import relax
 
-from tqc.codec.layout import code_bits
-from tqc.codec.lloyd_max import codebook
+from tqc.codec.form import Form, form
+from tqc.errors import CodecError
 
+from .kv_codes import kv_codes
 from .registry import cast, define_op, dtype_of, make_call, tensor_type
 from .rotate import rotate
+from .sign_sketch import sign_sketch, sign_values
+from .sketch import sketch
 
 
 def _infer(call: relax.Call) -> relax.TensorType:
@@ -16,68 +19,53 @@ def _infer(call: relax.Call) -> relax.TensorType:
     return relax.TensorType(x.shape, dtype_of(x))
 
 
-def _round_trip(bits: int):
-    """Builds the te function (z, thresholds, centroids) → z as its codes stand for it; all rotated, float32."""
+def form_without_basis(scheme: str, head_dim: int) -> Form:
+    """The form of `scheme`. Raises CodecError if it needs matrices that only a calibration gives."""
+    stored = form(scheme, head_dim)
+    if stored.basis == "matrix":
+        near = {"tq2.5": "tq3", "tq3.5": "tq4"}.get(scheme, scheme.removesuffix("o") if "qjl" in scheme else "tq4")
+        raise CodecError(
+            f"'{scheme}' needs a basis measured on text, and this model has no cache to measure",
+            expected="tq1 to tq8, tqp2 to tqp8, polar, polar-plain, qjl1 to qjl3 for keys, fp16, bf16 or fp32",
+            found=scheme,
+            hint=f"{near} needs none",
+        )
+    return stored
 
-    def compute(z: te.Tensor, thresholds: te.Tensor, centroids: te.Tensor) -> te.Tensor:
-        dim, zero = z.shape[-1], tirx.const(0, "float32")
-        vectors, r, s = z.shape[:-1], te.reduce_axis((0, dim), "r"), te.reduce_axis((0, dim), "s")
-        squares = te.compute(vectors, lambda *i: te.sum(z[(*i, r)] * z[(*i, r)], axis=r), name="squares")
-        norm = te.compute(vectors, lambda *i: te.sqrt(squares[i]), name="norm")
 
-        def unit(*i):
-            usable = tirx.all(norm[i[:-1]] > zero, norm[i[:-1]] < tirx.const(float("inf"), "float32"))
-            return tirx.if_then_else(usable, z[i] / norm[i[:-1]], zero)
-
-        y = te.compute(z.shape, unit, name="unit")
-
-        def above(found: te.Tensor, step: int) -> te.Tensor:
-            """One step of the bisection that counts the thresholds below."""
-            return te.compute(
-                z.shape,
-                lambda *i: tirx.if_then_else(y[i] > thresholds[found[i] + (step - 1)], found[i] + step, found[i]),
-                name=f"codes_{step}",
-            )
-
-        codes = te.compute(z.shape, lambda *i: tirx.const(0, "int32"), name="codes")
-        for bit in reversed(range(bits)):
-            codes = above(codes, 1 << bit)
-        near = te.compute(z.shape, lambda *i: centroids[codes[i]], name="near")
-        overlap = te.compute(vectors, lambda *i: te.sum(y[(*i, s)] * near[(*i, s)], axis=s), name="overlap")
-
-        def scale(*i):
-            kept = (norm[i] / overlap[i]).astype("float16").astype("float32")
-            finite = tirx.abs(kept) < tirx.const(float("inf"), "float32")  # false for NaN too
-            lost = tirx.const(float("nan"), "float32")
-            return tirx.if_then_else(norm[i] == zero, zero, tirx.if_then_else(finite, kept, lost))
-
-        scales = te.compute(vectors, scale, name="scales")
-        return te.compute(z.shape, lambda *i: near[i] * scales[i[:-1]], name="decoded")
-
-    return compute
+def emit_quantized(bb: relax.BlockBuilder, x: relax.Expr, *, scheme: str, seed: int = 0, rounds: int = 1) -> relax.Expr:
+    """Emits what `kv_quantize` stands for, op by op: basis, codes, the signs of what they leave, and back."""
+    dim = int(x.ty.shape[-1])
+    stored, dtype = form_without_basis(scheme, dim), dtype_of(x.ty)
+    if stored.exact:
+        return bb.emit(kv_codes(x, scheme=scheme))
+    z = cast(bb, x, "float32")
+    if stored.basis == "rotation":
+        z = bb.emit(rotate(z, seed=seed, rounds=rounds))
+    decoded = bb.emit(kv_codes(z, scheme=scheme))
+    if stored.sketch_rows:
+        names = {"scheme": scheme, "head_dim": dim}
+        signed = bb.emit(sign_sketch(bb.emit(relax.op.subtract(z, decoded)), **names, seed=seed))
+        signs, norms = (bb.emit(relax.TupleGetItem(signed, i)) for i in range(2))
+        coded = bb.emit(relax.op.concat([decoded, bb.emit(sign_values(signs, norms, **names))], axis=-1))
+        decoded = bb.emit(sketch(coded, **names, seed=seed, inverse=True))
+    if stored.basis == "rotation":
+        decoded = bb.emit(rotate(decoded, seed=seed, rounds=rounds, inverse=True))
+    return cast(bb, decoded, dtype)
 
 
 def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
-    (x,), scheme, seed = call.args, str(call.attrs["scheme"]), int(call.attrs["seed"])
-    dtype, bits = dtype_of(x.ty), code_bits(scheme)
-    if not bits:
-        exact = {"fp16": "float16", "fp32": "float32"}[scheme]
-        return x if exact == "float32" else cast(bb, cast(bb, x, exact), dtype)
-    book = codebook(bits, int(x.ty.shape[-1]))
-    z = bb.normalize(rotate(cast(bb, x, "float32"), seed=seed))
-    z = bb.emit(z)
-    tables = [relax.const(table.astype("float32")) for table in (book.thresholds, book.centroids)]
-    decoded = bb.emit_te(_round_trip(bits), z, *tables, primfunc_name_hint="kv_round_trip")
-    return cast(bb, bb.emit(rotate(decoded, seed=seed, inverse=True)), dtype)
+    options = {key: int(call.attrs[key]) for key in ("seed", "rounds")}
+    return emit_quantized(bb, call.args[0], scheme=str(call.attrs["scheme"]), **options)
 
 
 OP = define_op("kv_quantize", "Vectors as their codes stand for them.", ("x",), _infer, _legalize)
 
 
-def kv_quantize(x: relax.Expr, *, scheme: str, seed: int = 0) -> relax.Call:
-    """x [..., D] → decode(encode(x)) of the codec `scheme` (`tq1` … `tq8`, `fp16`, `fp32`), in the type of x.
+def kv_quantize(x: relax.Expr, *, scheme: str, seed: int = 0, rounds: int = 1) -> relax.Call:
+    """x [..., D] → decode(encode(x)) of the codec `scheme`, in the type of x.
 
-    Rotates, quantizes every coordinate with the codebook of D dimensions, restores the length by one float16 number a
-    vector and rotates back (TurboQuant, arXiv:2504.19874, algorithm 1; see `tqc.codec.turboquant`).
+    Every scheme that needs no basis of its own: `tq1` … `tq8`, `tqp2` … `tqp8` (TurboQuant, arXiv:2504.19874), `polar`,
+    `polar-plain` (PolarQuant, arXiv:2502.02617), `qjl1` … `qjl3` (QJL, arXiv:2406.03482), `fp16`, `bf16`, `fp32`.
     """
-    return make_call(OP, [x], scheme=scheme, seed=int(seed))
+    return make_call(OP, [x], scheme=scheme, seed=int(seed), rounds=int(rounds))
