@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 
 from tqc.compiler.calibrate import built_in_text, measure_key_means
-from tqc.compiler.moments import Moments, covariance, grouped, second_moment
+from tqc.compiler.moments import Moments, grouped, second_moment
 from tqc.frontend import import_model
 
 
 def test_moments_of_vectors() -> None:
     x = np.random.default_rng(0).standard_normal((2, 500, 3)).astype(np.float32) + np.arange(1, 4)
     for head in range(2):
-        np.testing.assert_allclose(covariance(x)[head], np.cov(x[head].T, bias=True), atol=1e-12)
         np.testing.assert_allclose(second_moment(x)[head], x[head].T @ x[head] / 500, atol=1e-12)
 
 
@@ -22,10 +21,10 @@ def test_heads_of_a_group_are_averaged() -> None:
     np.testing.assert_array_equal(grouped(heads, 2)[:, 0, 0], [1, 4])
 
 
-def test_lengths() -> None:
-    moments = Moments(keys=4 * np.eye(16)[None], values=np.eye(16)[None])
-    assert moments.key_norm == [8]
-    assert moments.value_norm == [4]
+def test_centred() -> None:
+    x = np.random.default_rng(0).standard_normal((2, 500, 3)) + np.arange(1, 4)
+    moments = Moments(second_moment(x), second_moment(x), x.mean(axis=1))
+    np.testing.assert_allclose(moments.centred_keys[1], np.cov(x[1].T, bias=True), atol=1e-12)
 
 
 @pytest.mark.parametrize("arch", ["llama", "qwen2"])
@@ -33,15 +32,19 @@ def test_of_a_model(tiny_onnx, arch: str) -> None:
     path = tiny_onnx(arch=arch)
     imported = import_model(path)
     queries = {layer.layer: layer.query for layer in imported.layers}
-    found = measure_key_means(path, imported.interface, built_in_text(), skip=4, moments=True, queries=queries)
-    plain = measure_key_means(path, imported.interface, built_in_text(), skip=4)
+    ropes = {layer.layer: layer.rope for layer in imported.layers}
+    options = {"skip": 4, "ropes": ropes, "length": 4096}
+    found = measure_key_means(path, imported.interface, built_in_text(), moments=True, queries=queries, **options)
+    plain = measure_key_means(path, imported.interface, built_in_text(), **options)
     assert not plain.moments
+    assert all(rope is not None for rope in ropes.values())
     assert list(found.moments) == [layer.layer for layer in imported.layers]
     for layer, moments in zip(imported.layers, found.moments.values(), strict=True):
         for matrix in (moments.keys, moments.values, moments.queries):
             assert matrix.shape == (layer.kv_heads, layer.head_dim, layer.head_dim)
             assert np.linalg.eigvalsh(matrix).min() > -1e-9
-            np.testing.assert_allclose(matrix, matrix.swapaxes(1, 2))
+            np.testing.assert_allclose(matrix, matrix.swapaxes(1, 2), atol=1e-9)
+        np.testing.assert_allclose(found.means[layer.layer], moments.mean, atol=1e-6)
 
 
 def test_queries_that_the_file_does_not_have(tiny_onnx) -> None:

@@ -6,7 +6,7 @@ Values: an error passes through the output weights, so it costs what they make o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -24,10 +24,11 @@ def bases_of(
     schemes: Mapping[int, tuple[str, str]],
     head_dims: Mapping[int, int],
     moments: Mapping[int, Moments],
+    centred: Collection[int],
     outputs: Mapping[int, np.ndarray],
     seed: int = 0,
 ) -> dict[int, Bases]:
-    """The bases of the layers whose schemes need them.
+    """The bases of the layers whose schemes need them; `centred` are those whose keys are.
 
     `outputs` holds, for layers where it is known, the second moment [Hk, D, D] of the output weights' rows that a KV
     head's values meet. Raises PassError if a layer's moments are missing.
@@ -45,8 +46,9 @@ def bases_of(
                 hint="put the tokenizer there, or choose a scheme without outliers and bands, such as tq4",
             )
         measured = moments[layer]
+        found = measured.centred_keys if layer in centred else measured.keys
         made[layer] = Bases.of(
-            _matrix(keys, measured.keys, measured.queries, seed) if keys.basis == "matrix" else None,
+            _matrix(keys, found, measured.queries, seed) if keys.basis == "matrix" else None,
             _matrix(values, measured.values, outputs.get(layer), seed) if values.basis == "matrix" else None,
         )
     return made

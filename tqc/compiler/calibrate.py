@@ -23,10 +23,12 @@ from tqc.frontend.interface import TOKENS, Interface
 from tqc.frontend.load import DTYPES, LoadedModel
 from tqc.frontend.portable import portable
 from tqc.frontend.probe import feed
+from tqc.frontend.rope_form import RopeForm
 from tqc.frontend.setting import Setting
 
 from . import pieces
-from .moments import Moments, covariance, grouped, second_moment
+from .moments import Moments, grouped, second_moment
+from .positions import Positions
 
 MAX_TOKENS = 512
 """Tokens of the text that are run; a mean over more moves less than the codes can tell."""
@@ -63,14 +65,18 @@ def measure_key_means(
     limit: int = pieces.LIMIT,
     moments: bool = False,
     queries: Mapping[int, str] | None = None,
+    ropes: Mapping[int, RopeForm | None] | None = None,
+    length: int = 0,
 ) -> KeyMeans | None:
     """Key means of every layer of the ONNX model over `text`, without its first `skip` (at most 16) tokens.
 
     With `moments` second moments too; `queries` names, by layer, tensors that hold queries [1, H, S, D] as they meet
-    the keys; those that the file does not have are left out. Needs `tokenizer.json` beside the path `beside`, by
-    default the model's; returns None without one. About `limit` bytes of weights are in memory at a time. Raises
-    FrontendError if the text is too short, the tokenizer is damaged or another model's, onnxruntime cannot run the
-    model, or what is measured is not finite.
+    the keys; those that the file does not have are left out. Where `ropes` tells how a layer turns its keys, the
+    results are those of a sequence of `length` tokens, see `positions`; elsewhere those of the text.
+
+    Needs `tokenizer.json` beside the path `beside`, by default the model's; returns None without one. About `limit`
+    bytes of weights are in memory at a time. Raises FrontendError if the text is too short, the tokenizer is damaged or
+    another model's, onnxruntime cannot run the model, or what is measured is not finite.
     """
     tokenizer_file = companions(beside or (model if isinstance(model, Path) else None)).get("tokenizer.json")
     if tokenizer_file is None:
@@ -92,24 +98,28 @@ def measure_key_means(
         wanted |= {cache.present_value: (layer, "values") for layer, cache in enumerate(interface.layers)}
         made = {name for node in opened.proto.graph.node for name in node.output}
         wanted |= {name: (layer, "queries") for layer, name in (queries or {}).items() if name in made}
-    means, found = {}, defaultdict(dict)
+    found = defaultdict(dict)
     for name, tensor in _tensors(opened, interface, np.asarray(ids, np.int64)[None], list(wanted), limit):
         layer, what = wanted[name]
         vectors = tensor[0, :, skip:]
         if not np.isfinite(vectors).all():
             raise FrontendError(f"the model's {what} are not finite over the calibration text", where=f"layer {layer}")
+        positions = Positions.of((ropes or {}).get(layer), vectors.shape[-1])
+        turns = what != "values" and positions.frequencies.any()
+        if turns:
+            vectors = positions.turn_back(vectors, skip)
         if what == "keys":
-            means[layer] = vectors.mean(axis=1, dtype=np.float64).astype(np.float32)
+            mean = vectors.mean(axis=1, dtype=np.float64)
+            found[layer]["mean"] = positions.average_mean(mean, length) if turns else mean
         if moments:
-            found[layer][what] = covariance(vectors) if what == "keys" else second_moment(vectors)
-    for layer, of_layer in found.items():
-        if "queries" in of_layer:
-            of_layer["queries"] = grouped(of_layer["queries"], interface.layers[layer].kv_heads)
+            moment = second_moment(vectors)
+            moment = grouped(moment, interface.layers[layer].kv_heads) if what == "queries" else moment
+            found[layer][what] = positions.average_moment(moment, length) if turns else moment
     return KeyMeans(
-        {layer: means[layer] for layer in sorted(means)},
+        {layer: found[layer]["mean"].astype(np.float32) for layer in sorted(found)},
         len(ids) - skip,
         _sha256(text),
-        {layer: Moments(**found[layer]) for layer in sorted(found)},
+        {layer: Moments(**found[layer]) for layer in sorted(found)} if moments else {},
     )
 
 

@@ -18,8 +18,10 @@ from .plan import check_plan, read_plan
 Schemes = dict[int, tuple[str, str]]
 
 
-def choose(options: CompileOptions, imported: Imported) -> tuple[Schemes, KeyMeans | None]:
+def choose(options: CompileOptions, imported: Imported, length: int) -> tuple[Schemes, KeyMeans | None]:
     """The schemes (K, V) of every layer, and what was measured for them; None if nothing was.
+
+    `length`: tokens of the longest sequence.
 
     Raises PassError for a plan of another model, and FrontendError if a text is to be measured and cannot be.
     """
@@ -35,10 +37,10 @@ def choose(options: CompileOptions, imported: Imported) -> tuple[Schemes, KeyMea
     coded_keys = any(k not in EXACT_DTYPES for k, _ in schemes.values())
     if not moments and not (options.centre and coded_keys):
         return schemes, None
-    return schemes, measure(options, imported, moments=moments)
+    return schemes, measure(options, imported, length, moments=moments)
 
 
-def measure(options: CompileOptions, imported: Imported, *, moments: bool) -> KeyMeans | None:
+def measure(options: CompileOptions, imported: Imported, length: int, *, moments: bool) -> KeyMeans | None:
     """Runs the model over the calibration text; None if there is no tokenizer to read it with.
 
     Raises FrontendError if a text was given and there is none, or if the model cannot be run over it.
@@ -59,6 +61,8 @@ def measure(options: CompileOptions, imported: Imported, *, moments: bool) -> Ke
         beside=options.beside,
         moments=moments,
         queries={layer.layer: layer.query for layer in imported.layers},
+        ropes={layer.layer: layer.rope for layer in imported.layers},
+        length=length,
     )
     if means is None and options.calibrate is not None:
         raise FrontendError(

@@ -49,12 +49,13 @@ def compile_model(options: CompileOptions) -> Path:
     settings.check(imported.vocab_size, FrontendError)
     max_context = limit_context(options, max_context, imported.longest)
     progress("measuring the model over a text", 0.15)
-    schemes, means = choose(options, imported)
+    schemes, means = choose(options, imported, max_context)
     weights: dict[str, Weight] = dict(imported.weights)
     bases = bases_of(
         schemes,
         {layer.layer: layer.head_dim for layer in imported.layers},
         means.moments if means else {},
+        _centred(options, imported),
         outputs_of(imported) if means and means.moments else {},
     )
     centres = means.means if means and options.centre else {}
@@ -97,6 +98,11 @@ def compile_model(options: CompileOptions) -> Path:
     )
     progress("done", 1.0)
     return out
+
+
+def _centred(options: CompileOptions, imported: Imported) -> set[int]:
+    """The layers whose keys `CentreKeys` centres."""
+    return {x.layer for x in imported.layers if options.centre and not x.softcap and not x.sinks}
 
 
 def _open(options: CompileOptions) -> LoadedModel:

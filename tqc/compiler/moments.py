@@ -9,32 +9,22 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Per KV head, float64, over the tokens of a text without the first ones.
+    """Second moments per KV head about 0, float64 [Hk, D, D], over the positions of a long sequence.
 
-    `keys` [Hk, D, D] is the covariance of the keys as the cache sees them, about their mean; `values` [Hk, D, D] the
-    second moment of the values; `queries` [Hk, D, D] that of the queries, averaged over tokens and the query heads that
-    read the KV head, as they are multiplied with the keys (without the softmax scale); None where the model's file has
-    no tensor that holds them.
+    `keys` as the cache would see them if they were not centred; `values`; `queries` averaged over tokens and the query
+    heads that read the KV head, as they are multiplied with the keys (without the softmax scale), None where the
+    model's file has no tensor that holds them. `mean` [Hk, D] is that of the keys.
     """
 
     keys: np.ndarray
     values: np.ndarray
+    mean: np.ndarray
     queries: np.ndarray | None = None
 
     @property
-    def key_norm(self) -> np.ndarray:
-        """Root mean square length of the centred keys, [Hk]."""
-        return np.sqrt(np.trace(self.keys, axis1=1, axis2=2))
-
-    @property
-    def value_norm(self) -> np.ndarray:
-        """Root mean square length of the values, [Hk]."""
-        return np.sqrt(np.trace(self.values, axis1=1, axis2=2))
-
-
-def covariance(vectors: np.ndarray) -> np.ndarray:
-    """vectors [H, tokens, D] → [H, D, D] about the mean of each head."""
-    return second_moment(vectors.astype(np.float64) - vectors.mean(axis=1, keepdims=True, dtype=np.float64))
+    def centred_keys(self) -> np.ndarray:
+        """The covariance of the keys."""
+        return self.keys - self.mean[:, :, None] * self.mean[:, None, :]
 
 
 def second_moment(vectors: np.ndarray) -> np.ndarray:

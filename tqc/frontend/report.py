@@ -45,9 +45,18 @@ class Report:
                 "weights": len(weights),
                 "weight_bytes": sum(weight.nbytes for weight in weights),
             }
-        layers = [{**asdict(layer), "mask": layer.mask} for layer in self.layers]
+        layers = [_layer(layer) for layer in self.layers]
         error = None if self.error is None else str(self.error)
         return {**found, "layers": layers, "missing": list(self.missing), "reasons": list(self.reasons), "error": error}
+
+
+def _layer(layer: LayerInfo) -> dict[str, Any]:
+    """What is worth reading of a layer: not the names of its tensors inside the graph, nor every frequency."""
+    found = {**asdict(layer), "mask": layer.mask}
+    del found["query"]
+    if layer.rope is not None:
+        del found["rope"]["frequencies"]
+    return found
 
 
 def report_of(imported: Imported) -> Report:

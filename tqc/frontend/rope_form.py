@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -17,7 +17,7 @@ class RopeForm:
     """A rotary embedding of the first `dims` elements of a head.
 
     The frequencies are theta^(-2i/dims) for i < dims/2; where they are not (scaled ones are not), `theta` is None.
-    `slowest` is the least of them, in radians a token; `scaling` multiplies cos and sin.
+    `slowest` is the least of them, in radians a token; `scaling` multiplies cos and sin. `frequencies` lists them all.
     """
 
     dims: int
@@ -25,6 +25,7 @@ class RopeForm:
     slowest: float
     scaling: float
     interleaved: bool
+    frequencies: tuple[float, ...] = field(default=(), compare=False, repr=False)
 
     def __str__(self) -> str:
         named = f"theta {self.theta:g}" if self.theta else f"{self.dims // 2} frequencies down to {self.slowest:.3g}"
@@ -58,4 +59,4 @@ def _form(inv_freq: np.ndarray, scaling: float, interleaved: bool) -> RopeForm:
         theta = float(f"{theta:.4g}")
         exact = theta ** (-np.arange(count) / count)
         theta = theta if np.allclose(inv_freq, exact, rtol=1e-4, atol=0) else None
-    return RopeForm(2 * count, theta, float(inv_freq.min()), scaling, interleaved)
+    return RopeForm(2 * count, theta, float(inv_freq.min()), scaling, interleaved, tuple(inv_freq.tolist()))
