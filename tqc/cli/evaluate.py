@@ -25,7 +25,8 @@ def evaluate(
         str | None, typer.Option(help="Sections: fidelity,distortion,logits,retrieval,bytes. All by default.")
     ] = None,
     lengths: Annotated[
-        str | None, typer.Option(help="Tokens of retrieval prompts, 500,1000,…; ¼, ½ and all of the context.")
+        str | None,
+        typer.Option(help="Tokens of retrieval prompts, 500,1000,…; ¼, ½ and all of the context, or of 4096."),
     ] = None,
     depths: Annotated[str, typer.Option(help="Where the needles lie, from 0 (start) to 1 (end).")] = "0,0.5,1",
     trials: Annotated[int, typer.Option(help="Prompts for each retrieval task, length and depth.")] = 1,
@@ -42,8 +43,9 @@ def evaluate(
         raise TqcError("there are two references", expected="--reference or --onnx", found="both")
     with progress() as said:
         said("loading", 0.0)
-        from ..eval.evaluate import Settings, evaluate
+        from ..eval.evaluate import evaluate
         from ..eval.results import SECTIONS
+        from ..eval.settings import Settings
 
         settings = Settings(
             sections=_names(only) if only is not None else SECTIONS,

@@ -4,65 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 from tqc import __version__
-from tqc.artifact import Manifest
-from tqc.artifact.embed import identity
-from tqc.errors import SessionError, TqcError
+from tqc.errors import TqcError
 from tqc.eval.cache_size import cache_bytes, default_contexts
-from tqc.eval.distortion import measure_layers
+from tqc.eval.distortion import measure_layers, shortest
 from tqc.eval.document import COMPARED, Document, hardware, now
 from tqc.eval.forcing import Decoder
-from tqc.eval.results import SECTIONS, Cell, Model, Results, Section, Text, merged
-from tqc.eval.retrieval import DEPTHS, TASKS, Haystack, score, text_tasks
-from tqc.eval.texts import prose
+from tqc.eval.opening import about, open_artifact, open_reference, read_text
+from tqc.eval.results import SECTIONS, Cell, Results, Section, Text, merged
+from tqc.eval.retrieval import Haystack, score, text_tasks
+from tqc.eval.settings import Settings
 from tqc.eval.windows import measure_window, summed, windows
-from tqc.runtime import Session, load
 from tqc.runtime.tokenizer import TextTokenizer
 
 Progress = Callable[[str, float], None]
 LONGEST_ANSWER = 64
 """Tokens that a retrieval task leaves for its answer, at most."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What to measure. `tokens`: predictions of fidelity, and tokens whose codes are compared; `chunk`: tokens a step
-    (see `teacher_forced`). `lengths` and `depths` of retrieval prompts, `trials` of each task at each; without lengths
-    a quarter, a half and all of the context. `contexts`: lengths whose cache is priced; some by default."""
-
-    sections: Sequence[Section] = SECTIONS
-    tokens: int = 2048
-    chunk: int = 1
-    lengths: Sequence[int] = ()
-    depths: Sequence[float] = DEPTHS
-    tasks: Sequence[str] = TASKS
-    trials: int = 1
-    contexts: Sequence[int] = ()
-    seed: int = 0
-    device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        """Raises TqcError for values that make no sense for any artifact."""
-        checks = [
-            ("sections", bool(self.sections) and set(self.sections) <= set(SECTIONS), ", ".join(SECTIONS)),
-            ("tokens", self.tokens >= 1, "1 or more"),
-            ("chunk", self.chunk >= 1, "1 or more"),
-            ("trials", self.trials >= 1, "1 or more"),
-            ("depths", bool(self.depths) and all(0 <= depth <= 1 for depth in self.depths), "0 to 1"),
-            ("tasks", bool(self.tasks) and set(self.tasks) <= set(TASKS), ", ".join(TASKS)),
-        ]
-        for name, fine, expected in checks:
-            if not fine:
-                raise TqcError("an option is out of range", where=name, expected=expected, found=_say(self, name))
-
-
-def _say(settings: Settings, name: str) -> str:
-    value = getattr(settings, name)
-    return str(value) if isinstance(value, int) else ", ".join(map(str, value)) or "nothing"
+LONGEST_PROMPT = 4096
+"""Tokens of the retrieval prompts that are taken by default, at most: longer ones take long on a CPU."""
 
 
 def evaluate(
@@ -98,22 +60,20 @@ class _Run:
     ) -> None:
         self.settings, self.progress = settings, progress
         progress("loading", 0.0)
-        session = load(artifact, settings.device)
-        if not isinstance(session, Session):
-            raise SessionError("a model without a cache cannot be evaluated", where=str(artifact))
-        self.session = session
+        self.session = session = open_artifact(artifact, settings.device)
         self.limit = session.max_context
+        self.lengths: list[int] = []
         self.reference: Decoder | None = None
         other = None
         if reference is not None and COMPARED & set(settings.sections):
-            self.reference, other, limit = _open_reference(reference, settings.device, session.vocab_size)
+            self.reference, other, limit = open_reference(reference, settings.device, session.vocab_size)
             self.limit = min(self.limit, limit or self.limit)
-        about = None
+        described = None
         if set(settings.sections) - {"bytes"}:
-            self.text = _read(text)
+            self.text = read_text(text)
             tokenizer = TextTokenizer(artifact, session.manifest)
             self.tokenizer, self.ids = tokenizer, tokenizer.encode(self.text)
-            about = Text(
+            described = Text(
                 name=text.name if text else "Python documentation (pydoc topics)",
                 sha256=hashlib.sha256(self.text.encode()).hexdigest(),
                 tokens=len(self.ids),
@@ -123,9 +83,9 @@ class _Run:
             tqc_version=__version__,
             created=now(),
             updated=now(),
-            artifact=_model(artifact, session.manifest),
+            artifact=about(artifact, session.manifest),
             reference=other,
-            text=about,
+            text=described,
             hardware=hardware(settings.device),
             settings={section: self._settings(section) for section in settings.sections},
         )
@@ -133,26 +93,25 @@ class _Run:
 
     def _check(self) -> None:
         """Refuses what a section would refuse later."""
-        sections, limit = self.settings.sections, self.limit
-        if "fidelity" in sections and len(self.ids) <= self.settings.tokens:
+        sections = self.settings.sections
+        codes = bool({"distortion", "logits"} & set(sections))
+        if (codes or "fidelity" in sections) and len(self.ids) <= self.settings.tokens:
             raise TqcError(
                 "the text is too short",
                 expected=f"more than {self.settings.tokens} tokens (--tokens)",
                 found=f"{len(self.ids)} tokens",
             )
+        needed = shortest(self.session.manifest)
+        if codes and self._compared < needed:
+            raise TqcError(
+                "no page of the cache would be coded",
+                expected=f"--tokens and a context of at least {needed} tokens",
+                found=f"{self._compared} tokens",
+                hint="leave distortion and logits out with --only, or compile with a smaller --recent",
+            )
         if "retrieval" in sections:
-            for length in self.lengths:
-                if not 1 <= length <= limit - LONGEST_ANSWER:
-                    raise TqcError(
-                        "a retrieval prompt does not fit the context",
-                        expected=f"at most {limit - LONGEST_ANSWER} tokens, {LONGEST_ANSWER} left for the answer",
-                        found=f"{length} tokens",
-                        hint="choose other --lengths, or leave retrieval out with --only",
-                    )
-            stack = Haystack(self.tokenizer, self.text)
-            for length in self.lengths:
-                for task in self.settings.tasks:
-                    next(text_tasks(stack, task, length, 0.0, 1))
+            self.stack = Haystack(self.tokenizer, self.text)
+            self.lengths = self._lengths()
         if "bytes" in sections:
             cache_bytes(self.session.manifest, self.contexts)
 
@@ -160,11 +119,35 @@ class _Run:
     def window(self) -> int:
         return min(self.limit, self.settings.tokens)
 
-    @property
-    def lengths(self) -> list[int]:
-        """Lengths of retrieval prompts, ascending."""
-        longest = self.limit - LONGEST_ANSWER
-        return sorted(set(self.settings.lengths or [longest // 4, longest // 2, longest]))
+    def _lengths(self) -> list[int]:
+        """Lengths of retrieval prompts, ascending; of those taken by default the ones that the tasks fit."""
+        if self.settings.lengths:
+            return self._checked(sorted(set(self.settings.lengths)))
+        longest = min(self.limit - LONGEST_ANSWER, LONGEST_PROMPT)
+        parts = (longest // 4, longest // 2)
+        return [length for length in parts if self._unfit(length) is None] + self._checked([longest])
+
+    def _checked(self, lengths: list[int]) -> list[int]:
+        for length in lengths:
+            if not 1 <= length <= self.limit - LONGEST_ANSWER:
+                raise TqcError(
+                    "a retrieval prompt does not fit the context",
+                    expected=f"1 to {self.limit - LONGEST_ANSWER} tokens: {LONGEST_ANSWER} are left for the answer",
+                    found=f"{length} tokens",
+                    hint="choose other --lengths, or leave retrieval out with --only",
+                )
+            if error := self._unfit(length):
+                raise error
+        return lengths
+
+    def _unfit(self, length: int) -> TqcError | None:
+        """Why there is a task without prompts of this length."""
+        try:
+            for task in self.settings.tasks:
+                next(text_tasks(self.stack, task, length, 0.0, 1))
+        except TqcError as error:
+            return error
+        return None
 
     @property
     def contexts(self) -> list[int]:
@@ -258,12 +241,11 @@ class _Run:
         cells = list(document.results.retrieval or ())
         held = {(cell.task, cell.length, cell.depth) for cell in cells}
         plan = [(task, n, float(depth)) for n in self.lengths for task in chosen.tasks for depth in chosen.depths]
-        stack = Haystack(self.tokenizer, self.text)
         for number, (task, length, depth) in enumerate(plan, 1):
             self.progress(f"retrieval: {task}, {length} tokens", (number - 1) / len(plan))
             start = time.perf_counter()
             if (task, length, depth) not in held:
-                made = list(text_tasks(stack, task, length, depth, chosen.trials, chosen.seed))
+                made = list(text_tasks(self.stack, task, length, depth, chosen.trials, chosen.seed))
                 cells.append(
                     Cell(
                         task=task,
@@ -284,47 +266,3 @@ class _Run:
             before = self.document.results.seconds
             spent = {**before, section: round(before.get(section, 0.0) + seconds, 3)}
             self.document.update(**changes, seconds=spent)
-
-
-def _model(path: Path, manifest: Manifest) -> Model:
-    schemes = list(
-        dict.fromkeys(layer.k if layer.k == layer.v else f"k:{layer.k},v:{layer.v}" for layer in manifest.layers)
-    )
-    return Model(
-        name=path.absolute().name.removesuffix(".tqc"),
-        digest=identity(manifest),
-        schemes=schemes[0] if len(schemes) == 1 else "mixed",
-    )
-
-
-def _open_reference(path: Path, device: str, vocab: int) -> tuple[Decoder, Model, int | None]:
-    """The reference, what it is, and the longest sequence it takes (None: it does not say)."""
-    if path.is_dir():
-        session = load(path, device)
-        if not isinstance(session, Session) or session.vocab_size != vocab:
-            raise TqcError(
-                "the reference is another model",
-                where=str(path),
-                expected=f"a decoder with {vocab} tokens",
-                found=f"{session.vocab_size} tokens" if isinstance(session, Session) else "a model without a cache",
-            )
-        return session, _model(path, session.manifest), session.max_context
-    from tqc.eval.onnx_session import OnnxSession
-    from tqc.frontend.load import load as read_onnx
-
-    about = Model(name=path.absolute().parent.name, digest=read_onnx(path).sha256(), kind="onnx")
-    try:
-        return OnnxSession(path), about, None
-    except TqcError:
-        raise
-    except Exception as error:  # onnxruntime's errors have no base of their own
-        raise TqcError("onnxruntime cannot run the reference", where=str(path), found=str(error)) from error
-
-
-def _read(text: Path | None) -> str:
-    if text is None:
-        return prose()
-    try:
-        return text.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TqcError("the text cannot be read", where=str(text), expected="UTF-8", found=str(error)) from error
