@@ -14,8 +14,8 @@ from tqc.eval.retrieval import DEPTHS, TASKS
 class Settings:
     """What to measure. `tokens`: predictions of fidelity, and tokens whose codes are compared; `chunk`: tokens a step
     (see `teacher_forced`). `lengths` and `depths` of retrieval prompts, `trials` of each task at each; without lengths
-    a quarter, a half and all of the context or of 4096 tokens, where the needles fit. `contexts`: lengths whose cache is priced; powers
-    of four and the whole context by default."""
+    a quarter, a half and all of the context or of 4096 tokens, where the needles fit. `contexts`: lengths whose cache
+    is priced; powers of four and the whole context by default."""
 
     sections: Sequence[Section] = SECTIONS
     tokens: int = 2048
