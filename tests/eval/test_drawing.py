@@ -60,7 +60,8 @@ def test_the_pareto_drawing_places_points_by_bits_and_kl():
 
 def test_names_are_escaped_and_never_over_each_other():
     crowd = [
-        {"name": f"<tq4> {n}", "kind": "peer", "bits_per_value": 4.25, "kl": 0.001 * (1 + n / 1000)} for n in range(9)
+        {"name": f"<tq4> {n}", "kind": "peer", "family": "crowd", "bits_per_value": 4.25, "kl": 0.001 * (1 + n / 1000)}
+        for n in range(9)
     ]
     svg = pareto_svg(parse(Points, POINTS | {"points": POINTS["points"] + crowd}))
     root = ElementTree.fromstring(svg)

@@ -45,13 +45,17 @@ def test_the_front_has_no_point_that_another_beats():
 
 
 def test_curves_are_families_ours_first():
-    names = {"KIVI-4 g32": "peer", "tq4": "ours", "KIVI-2 g32": "peer", "tq2": "ours", "polar": "ours"}
+    names = {"kivi4-64": "peer", "tq4": "ours", "kivi4": "peer", "kivi2-64": "peer", "tq2": "ours", "polar": "ours"}
+    names |= {"q4_0": "peer", "q8_0": "peer", "k4v3": "ours"}
     points = [Point(name=name, kind=kind, bits_per_value=len(name), kl=0.1) for name, kind in names.items()]
     found = {key: [point.name for point in members] for key, members in curves(points).items()}
     assert found == {
         ("ours", "tq"): ["tq2", "tq4"],
         ("ours", "polar"): ["polar"],
-        ("peer", "KIVI"): ["KIVI-2 g32", "KIVI-4 g32"],
+        ("ours", "tq pair"): ["k4v3"],
+        ("peer", "kivi"): ["kivi4"],
+        ("peer", "kivi-64"): ["kivi2-64", "kivi4-64"],
+        ("peer", "q_0"): ["q4_0", "q8_0"],
     }
     assert next(iter(found))[0] == "ours"
     assert list(curves([Point(name="x", kind="peer", family="q", bits_per_value=4.5, kl=0.1)])) == [("peer", "q")]

@@ -8,7 +8,8 @@ import pytest
 from report_data import NEEDLES, POINTS, layer, manifest, results, write
 
 from tqc.artifact import read_manifest
-from tqc.eval.report import read_report, render
+from tqc.artifact.embed import embed_report
+from tqc.eval.report import first_page, read_report, render
 
 
 class Page(HTMLParser):
@@ -137,6 +138,15 @@ def test_a_page_without_figures_is_small_static_and_always_the_same(inputs):
     page = Page(html)
     assert page.loads == []
     assert set(page.texts) == {"", "summary", "bits", "memory", "origin"}
+
+
+def test_the_first_page_depends_on_what_was_compiled_alone(inputs, tmp_path):
+    again = write(tmp_path / "elsewhere.tqc")
+    page = first_page(read_manifest(inputs[0]))
+    assert page == first_page(read_manifest(again))
+    assert page == first_page(embed_report(again, page))
+    assert b"3.76" in page
+    assert b"elsewhere" not in page
 
 
 def test_text_of_others_is_escaped(tmp_path):

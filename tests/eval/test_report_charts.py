@@ -56,7 +56,7 @@ def test_rate_marks_peers_and_the_front():
     found = traces(rate(points))
     assert list(found["Pareto front"].x) == [2.25, 2.75, 4.25]
     assert list(found["TurboQuant"].y) == [0.2, 0.00174]
-    peer = found["q4_0 (codec only in evaluation)"]
+    peer = found["llama.cpp q4_0, q8_0 (codec only in evaluation)"]
     assert (list(peer.y), peer.marker.symbol) == ([0.0123], "square-open")
     assert list(found["TurboQuant, K and V apart"].text) == ["k3v2"]
 

@@ -49,6 +49,7 @@ def compile(
 ) -> None:
     """Compile an ONNX model to an artifact with a compressed KV cache."""
     from ..artifact import read_manifest
+    from ..artifact.embed import embed_report
     from ..artifact.summary import totals
     from ..codec.form import EXACT_DTYPES
 
@@ -89,8 +90,12 @@ def compile(
                 print_report(report)
             elif report.error is not None:
                 print_json({"model": report.as_json()})
-    seconds = time.perf_counter() - start
     manifest = read_manifest(path)
+    if not manifest.forward:
+        from ..eval.report import first_page
+
+        manifest = embed_report(path, first_page(manifest))
+    seconds = time.perf_counter() - start
     if centre and manifest.centring is None and any(layer.k not in EXACT_DTYPES for layer in manifest.layers):
         typer.echo("Keys are not centred: there is no tokenizer.json beside the model to read a text with.", err=True)
     sums = totals(manifest, 8 << 30)

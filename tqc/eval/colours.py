@@ -34,6 +34,9 @@ FAMILIES = {
     "exact": "exact",
     "plan": "mixed layers",
     "peer": "other formats",
+    "q_0": "llama.cpp q4_0, q8_0",
+    "kivi": "KIVI, groups of 32",
+    "kivi-64": "KIVI, groups of 64",
 }
 LOW, HIGH = (176, 71, 47), (31, 122, 109)
 """Of a share that was found: none and all."""

@@ -193,7 +193,7 @@ def _curve(key: tuple[str, str], members: list[Point], x_of: Any, y_of: Any) -> 
     return {
         "peer": kind == "peer",
         "line": name != "tq pair",
-        "name": name if kind == "peer" else FAMILIES.get(name, name),
+        "name": FAMILIES.get(name, name),
         "colour": shades[len(shades) // 2],
         "markers": [(x_of(p), y_of(p), shade, p.name) for p, shade in zip(members, shades, strict=True)],
     }

@@ -87,9 +87,9 @@ def curves(points: Sequence[Point]) -> dict[tuple[str, str], list[Point]]:
 
 
 def _family(point: Point) -> str:
-    """That of the scheme; peers without a family are named like KIVI-4: what is before the bits joins them."""
+    """That of the scheme. Peers without one are named like kivi4-64 or q8_0: the number of bits is left out."""
     if point.kind == "peer":
-        return re.split(r"[-\s]", point.name)[0]
+        return re.sub(r"^([A-Za-z]+)[-_]?\d+", r"\1", point.name)
     # Between tq3 and tq4 lies no line to k4v3: pairs go a way of their own.
     apart = family(point.name) == "tq" and not re.fullmatch(r"tq\d", point.name.split()[0])
     return "tq pair" if apart else family(point.name)

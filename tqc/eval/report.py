@@ -12,6 +12,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from tqc.artifact import Manifest
+from tqc.artifact.embed import without_report
+
 from .drawing import CELL_H, CELL_W, cost_text, draw_panels, environment
 from .measured import Measured
 from .needles import Needles, Panel, read_needles
@@ -20,7 +23,7 @@ from .points import Point, Points, front, read_points
 from .report_tables import context_rows, fit_rows, layer_rows, origins, size, strip, summary
 from .subjects import Subject, read_subjects
 
-NEEDLES_BY = "tqc eval ARTIFACT --sections retrieval -o RESULTS.json"
+NEEDLES_BY = "tqc eval ARTIFACT --only retrieval -o RESULTS.json"
 LAYERS_BY = "tqc eval ARTIFACT -o RESULTS.json, then tqc report ARTIFACT --eval RESULTS.json"
 
 
@@ -48,6 +51,12 @@ def read_report(
     subjects = read_subjects(artifacts, evaluations)
     rated = read_points(points) if points else _own_points(subjects)
     return Report(subjects, rated, read_needles(needles) if needles else None, made, command)
+
+
+def first_page(manifest: Manifest) -> bytes:
+    """The report that compiling puts into an artifact: without figures and clock, and without its folder's name."""
+    subject = Subject(Path(manifest.source.file).stem, without_report(manifest))
+    return render(Report([subject]), interactive=False).encode()
 
 
 def _own_points(subjects: Sequence[Subject]) -> Points | None:

@@ -135,7 +135,7 @@ def rate(points: Sequence[Point]) -> go.Figure:
 
 def _curve(figure: go.Figure, key: tuple[str, str], members: list[Point], best: set[int]) -> None:
     peer = key[0] == "peer"
-    name = f"{key[1]} (codec only in evaluation)" if peer else FAMILIES.get(key[1], key[1])
+    name = FAMILIES.get(key[1], key[1]) + " (codec only in evaluation)" * peer
     colours = [colour(point.name if not peer else "peer", point.bits_per_value) for point in members]
     figure.add_scatter(
         x=[point.bits_per_value for point in members],

@@ -170,8 +170,10 @@ def origins(subjects: Sequence[Subject], files: Sequence[tuple[str, Measured]]) 
         if results := subject.results:
             machine = results.hardware
             where = f"{machine.cpu}, {machine.cores} cores, on {machine.device}"
-            text = f"; {results.text.name}, {results.text.tokens:,} tokens" if results.text else ""
-            rows.append([f"evaluation of {subject.name}", results.updated, where, f"tqc eval{text}"])
+            how = f"tqc eval {results.artifact.name}"
+            how += f" against {results.reference.name}" if results.reference else ""
+            how += f"; text: {results.text.name}, {results.text.tokens:,} tokens" if results.text else ""
+            rows.append([f"evaluation of {subject.name}", results.updated, where, how])
     rows += [[name, file.date or NONE, file.hardware or NONE, file.command or NONE] for name, file in files]
     return rows
 
