@@ -36,6 +36,7 @@ def _cpu(target: Target, weights: MutableMapping[str, Any]) -> Backend:
     from tqc.passes.schedule_cpu import ScheduleCpu
     from tqc.passes.share_tied_weights import ShareTiedWeights
     from tqc.schedules.cpu_append import make_append
+    from tqc.schedules.cpu_basis import make_basis
     from tqc.schedules.cpu_config import cpu_config
     from tqc.schedules.cpu_decode import make_decode
     from tqc.schedules.cpu_matmul import MatmulConfig
@@ -45,6 +46,11 @@ def _cpu(target: Target, weights: MutableMapping[str, Any]) -> Backend:
     from tqc.schedules.cpu_rope import make_rope
 
     config = cpu_config(target.isa)
+    products = MatmulConfig.for_target(target.tvm_target())
+
+    def change_basis(call: relax.Call) -> tvm.tirx.PrimFunc:
+        x, matrix = (arg.ty for arg in call.args)
+        return make_basis(int(x.shape[1]), int(matrix.shape[0]), int(x.shape[3]), dtype_of(x), config=products)
 
     def rms_norm(call: relax.Call) -> tvm.tirx.PrimFunc:
         x, weight = (arg.ty for arg in call.args)
@@ -67,12 +73,12 @@ def _cpu(target: Target, weights: MutableMapping[str, Any]) -> Backend:
             append=lambda layout: make_append(layout, config=config),
             decode=lambda layout, **options: make_decode(layout, config=config, **options),
             prefill=lambda layout, **options: make_prefill(layout, config=config, **options),
-            others={"rms_norm": rms_norm, "rope": rope},
+            others={"change_basis": change_basis, "rms_norm": rms_norm, "rope": rope},
             config=asdict(config),
         ),
         layout_weights=[
             LayoutNbits(nbits_config(target.tvm_target()), weights),
-            LayoutWeights(config=MatmulConfig.for_target(target.tvm_target()), weights=weights),
+            LayoutWeights(config=products, weights=weights),
             ShareTiedWeights(weights),
         ],
         schedule=[ScheduleCpu()],
