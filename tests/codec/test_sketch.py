@@ -36,3 +36,26 @@ def test_chunks_and_seeds_differ() -> None:
 
 def test_no_sketch_no_rows() -> None:
     assert sketch.project(np.ones((3, 64)), form("tq4", 64)).shape == (3, 0)
+
+
+@pytest.mark.parametrize("dim", [64, 80])
+@pytest.mark.parametrize("name", ["tqp3", "qjl3", "qjl2o", "tq4"])
+def test_fold_is_the_transpose(name: str, dim: int) -> None:
+    stored = form(name, dim)
+    y = np.random.default_rng(0).standard_normal((2, 3, stored.sketch_rows))
+    found = sketch.fold(y, stored, seed=5)
+    assert (found.shape, found.dtype) == ((2, 3, dim), np.float32)
+    np.testing.assert_allclose(found, y @ sketch.matrix(stored, 5), atol=1e-5)
+
+
+def test_gaussian_rows() -> None:
+    stored = form("qjl3o", 256)
+    made = sketch.gaussian_matrix(stored, seed=1)
+    outliers = stored.coded_bands[0]
+    first, rest = np.split(made, [outliers.rows])
+    assert not first[:, 16:].any()
+    assert not rest[:, :16].any()
+    assert rest[:, 16:].std() == pytest.approx(1, abs=0.01)
+    assert first[:, :16].std() == pytest.approx(1, abs=0.1)
+    assert not np.allclose(made, sketch.gaussian_matrix(stored, seed=2))
+    np.testing.assert_array_equal(made, sketch.gaussian_matrix.__wrapped__(stored, 1))
