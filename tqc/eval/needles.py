@@ -7,11 +7,13 @@ A file of needles is a JSON object:
      "panels": [{"cache": "tq4",
                  "cells": [{"length": 4096, "depth": 0.5, "found": 7, "asked": 8}, …],
                  "costs": [{"length": 4096, "cache_bytes": 9400320, "tokens_per_second": 310.5}, …]}, …]}
+
+Instead of panels it may have the `runs` of `benchmarks/needle.py`, one for each artifact, length and haystack.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -69,11 +71,56 @@ class Panel(Part):
         return max(self.costs, key=lambda cost: cost.length, default=None)
 
 
+class Run(Part):
+    """One haystack that `benchmarks/needle.py` asked one artifact about; `needles` at each depth."""
+
+    artifact: str
+    length: Positive
+    needles: Positive
+    found: dict[str, int]
+    kv_bytes: Annotated[int, Field(ge=0)]
+    decode_tokens_per_second: Annotated[float, Field(gt=0)]
+
+
 class Needles(Measured):
     """Panels of one model."""
 
     model: str = ""
-    panels: Annotated[tuple[Panel, ...], Field(min_length=1)]
+    panels: tuple[Panel, ...] = ()
+    runs: tuple[Run, ...] = ()
+
+    @model_validator(mode="after")
+    def _of_runs(self) -> Needles:
+        if not self.panels and not self.runs:
+            raise ValueError("there are neither panels nor runs")
+        if not self.panels:
+            object.__setattr__(self, "panels", _panels(self.runs))
+        return self
+
+
+def _panels(runs: Sequence[Run]) -> tuple[Panel, ...]:
+    """A panel for each artifact, under its name without a first word that all have."""
+    names = list(dict.fromkeys(run.artifact for run in runs))
+    first = names[0].partition("-")[0] + "-"
+    common = first if len(names) > 1 and all(name.startswith(first) for name in names) else ""
+    panels = []
+    for name in names:
+        own = [run for run in runs if run.artifact == name]
+        cells = tuple(
+            Cell(length=run.length, depth=float(depth), found=found, asked=run.needles)
+            for run in own
+            for depth, found in run.found.items()
+        )
+        panels.append(Panel(cache=name.removeprefix(common), cells=cells, costs=tuple(_costs(own))))
+    return tuple(panels)
+
+
+def _costs(runs: Sequence[Run]) -> Iterator[Cost]:
+    """Bytes of the first haystack of each length, and the mean speed of all of them."""
+    for length in sorted({run.length for run in runs}):
+        same = [run for run in runs if run.length == length]
+        speed = sum(run.decode_tokens_per_second for run in same) / len(same)
+        yield Cost(length=length, cache_bytes=same[0].kv_bytes, tokens_per_second=speed)
 
 
 def share(cells: Iterable[Cell]) -> float:
