@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tqc import __version__
+from tqc.artifact.versions import installed
 from tqc.errors import TqcError
 from tqc.eval.cache_size import cache_bytes, default_contexts
 from tqc.eval.distortion import measure_layers, shortest
@@ -80,7 +80,7 @@ class _Run:
             )
         self._check()
         fresh = Results(
-            tqc_version=__version__,
+            tqc_version=installed()["tqc_version"],
             created=now(),
             updated=now(),
             artifact=about(artifact, session.manifest),
