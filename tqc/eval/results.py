@@ -26,7 +26,7 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class Part(BaseModel):
-    """Base of every part: no other fields, no conversion between types, only finite numbers, never changed."""
+    """Base of every part: no other fields, only finite numbers, never changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
