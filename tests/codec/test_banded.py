@@ -16,7 +16,7 @@ from tqc.codec.turboquant import TurboQuant
 from tqc.errors import CodecError
 
 DIMS = (64, 80, 96, 128, 256)
-NAMES = ("tq4", "tqp2", "tqp4", "tq2.5", "tq3.5", "qjl1", "qjl3", "qjl2o", "16@5+16@0+32@2")
+NAMES = ("tq4", "tqp2", "tqp4", "tq2.5", "tq3.5", "qjl1", "qjl3", "qjl2o", "16@5+16@0+32@2", "16@5/16@3+32@2")
 
 
 def vectors(*shape: int, seed: int = 0) -> np.ndarray:
@@ -112,6 +112,7 @@ def test_bases() -> None:
     np.testing.assert_array_equal(Banded("tqp3", 96, 3, rounds=2).to_basis(x), rotate(x, 3, rounds=2))
     np.testing.assert_array_equal(Banded("qjl2", 96, 3).to_basis(x), x)
     np.testing.assert_array_equal(Banded("16@5+80@2", 96, 3).to_basis(x), x)
+    np.testing.assert_array_equal(Banded("16@5/80@2", 96, 3).to_basis(x), x)
     split = split_basis(form("tq2.5", 96), seed=3)
     np.testing.assert_allclose(Banded("tq2.5", 96, 3).to_basis(x), x @ split.T, atol=1e-5)
     chosen = split_basis(form("tq2.5", 96), range(40, 56), seed=3)
@@ -134,11 +135,12 @@ def test_any_invertible_basis(name: str) -> None:
     dims=st.lists(st.tuples(st.integers(1, 3), st.integers(0, 8)), min_size=1, max_size=5).filter(
         lambda parts: any(bits for _, bits in parts)
     ),
+    own=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_any_list_of_bands(dims: list[tuple[int, int]], seed: int) -> None:
+def test_any_list_of_bands(dims: list[tuple[int, int]], own: bool, seed: int) -> None:
     head_dim = 16 * sum(count for count, _ in dims)
-    name = "+".join(f"{16 * count}@{bits}" for count, bits in dims)
+    name = "+/"[own].join(f"{16 * count}@{bits}" for count, bits in dims)
     made, x = Banded(name, head_dim), vectors(6, head_dim, seed=seed)
     codes, scales = made.quantize(x)
     for band in made.form.bands:
@@ -146,7 +148,8 @@ def test_any_list_of_bands(dims: list[tuple[int, int]], seed: int) -> None:
         assert part.max(initial=0) < 2**band.bits
         assert bool(part.any()) == bool(band.bits)
     encoded = made.encode(x)
-    assert encoded.nbytes * 8 == 6 * (sum(16 * count * bits for count, bits in dims) + 16)
+    groups = sum(bits > 0 for _, bits in dims) if own else 1
+    assert encoded.nbytes * 8 == 6 * (sum(16 * count * bits for count, bits in dims) + 16 * groups)
     np.testing.assert_array_equal(made.decode(encoded), made.dequantize(codes, scales))
 
 

@@ -44,7 +44,7 @@ def test_reject_other_channels(outliers) -> None:
         split_basis(form("tq2.5", 128), outliers)
 
 
-@pytest.mark.parametrize("name", ["tq4", "tqp4", "qjl1", "polar", "fp16", "16@5+48@2"])
+@pytest.mark.parametrize("name", ["tq4", "tqp4", "qjl1", "polar", "fp16", "16@5+48@2", "16@5/48@2", "16@5/16@3+32@2"])
 def test_reject_schemes_that_split_nothing(name: str) -> None:
     with pytest.raises(CodecError, match="splits no channels"):
         split_basis(form(name, 64))

@@ -15,7 +15,19 @@ from tqc.codec.page_codec import decode_page, encode_page
 from tqc.codec.polar import Polar
 from tqc.errors import CodecError
 
-BANDS = ("tq3", "tq8", "tqp2", "tqp4", "tq2.5", "tq3.5", "qjl1", "qjl2o", "16@5+16@0+48@2", "32@7+48@1")
+BANDS = (
+    "tq3",
+    "tq8",
+    "tqp2",
+    "tqp4",
+    "tq2.5",
+    "tq3.5",
+    "qjl1",
+    "qjl2o",
+    "16@5+16@0+48@2",
+    "32@7+48@1",
+    "16@5/16@3+48@2",
+)
 
 
 def vectors(*shape: int, seed: int = 0) -> np.ndarray:
@@ -92,7 +104,7 @@ def coded(stored: Form, z: np.ndarray, seed: int, scalar: str) -> np.ndarray:
 
 @settings(max_examples=80, deadline=None)
 @given(
-    name=st.sampled_from([*scheme.NAMED[:-3], "16@5+16@0+32@2"]),
+    name=st.sampled_from([*scheme.NAMED[:-3], "16@5+16@0+32@2", "16@5/16@0/32@2"]),
     side=st.sampled_from("kv"),
     lead=st.lists(st.integers(0, 2), max_size=2),
     page=st.sampled_from([16, 32, 64]),

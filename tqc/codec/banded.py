@@ -73,7 +73,7 @@ class Banded(Codec):
         """The matrix of the basis and its inverse, if it is neither the rotation nor the identity."""
         if self._given is not None:
             return self._given, np.linalg.inv(self._given)
-        if self.form.basis == "matrix" and self.form.scales == 2:
+        if basis.splits(self.form):
             matrix = split_basis(self.form, None, self.seed)
             return matrix, matrix.T
         return None

@@ -8,6 +8,7 @@ import numpy as np
 
 from tqc.codec import rotation
 from tqc.codec.form import Form
+from tqc.codec.scheme import is_bands
 from tqc.errors import CodecError
 
 
@@ -36,12 +37,17 @@ def split_basis(form: Form, outliers: Sequence[int] | None = None, seed: int = 0
     return np.concatenate([rotation.matrix(len(part), seed) @ part for part in (first, second)])
 
 
+def splits(form: Form) -> bool:
+    """Whether the scheme keeps outlier channels apart."""
+    return form.basis == "matrix" and not is_bands(form.scheme)
+
+
 def _parts(form: Form) -> tuple[int, int]:
     """Rows of the outliers and of the other channels."""
-    if form.basis == "matrix" and form.scales == 2:
-        first, second = (band.source[1] if band.sketch else band.rows for band in form.coded_bands)
-        return first, second
-    raise CodecError("this scheme splits no channels", expected="tq2.5, tq3.5 or qjl1o to qjl3o", found=form.scheme)
+    if not splits(form):
+        raise CodecError("this scheme splits no channels", expected="tq2.5, tq3.5 or qjl1o to qjl3o", found=form.scheme)
+    first, second = (band.source[1] if band.sketch else band.rows for band in form.coded_bands)
+    return first, second
 
 
 def check_matrix(form: Form, matrix: np.ndarray) -> np.ndarray:
