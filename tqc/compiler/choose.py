@@ -84,3 +84,8 @@ def outputs_of(imported: Imported) -> dict[int, np.ndarray]:
         for layer in imported.layers
         if layer.layer in found
     }
+
+
+def centred_layers(options: CompileOptions, imported: Imported) -> set[int]:
+    """The layers whose keys `CentreKeys` centres."""
+    return {x.layer for x in imported.layers if options.centre and not x.softcap and not x.sinks}

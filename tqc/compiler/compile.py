@@ -20,7 +20,7 @@ from tqc.passes.centre_keys import mean_name
 from tqc.passes.pipeline import Dump, cache_passes, run
 
 from .basis import bases_of
-from .choose import choose, outputs_of
+from .choose import centred_layers, choose, outputs_of
 from .forward import compile_forward
 from .libraries import build_targets
 from .manifest import check_context, describe, library_name, limit_context, model_settings
@@ -55,7 +55,7 @@ def compile_model(options: CompileOptions) -> Path:
         schemes,
         {layer.layer: layer.head_dim for layer in imported.layers},
         means.moments if means else {},
-        _centred(options, imported),
+        centred_layers(options, imported),
         outputs_of(imported) if means and means.moments else {},
     )
     centres = means.means if means and options.centre else {}
@@ -98,11 +98,6 @@ def compile_model(options: CompileOptions) -> Path:
     )
     progress("done", 1.0)
     return out
-
-
-def _centred(options: CompileOptions, imported: Imported) -> set[int]:
-    """The layers whose keys `CentreKeys` centres."""
-    return {x.layer for x in imported.layers if options.centre and not x.softcap and not x.sinks}
 
 
 def _open(options: CompileOptions) -> LoadedModel:

@@ -20,10 +20,14 @@ class OnnxSession:
     through Python (IO binding). What onnxruntime itself copies, joining past and new token, is part of such a graph.
     """
 
-    def __init__(self, path: str | Path, *, threads: int = 0) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        self._model = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    def __init__(self, path: str | Path | OnnxSession, *, threads: int = 0) -> None:
+        """`path` is the file, or another session whose loaded model this one shares, with a cache of its own."""
+        if isinstance(path, OnnxSession):
+            self._model = path._model
+        else:
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = threads
+            self._model = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self._inputs = {item.name: item for item in self._model.get_inputs()}
         self._pasts = [name for name in self._inputs if name.startswith("past_key_values.")]
         if not self._pasts:

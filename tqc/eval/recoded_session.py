@@ -29,7 +29,7 @@ class RecodedSession(OnnxSession):
 
     def __init__(
         self,
-        path: str | Path,
+        path: str | Path | OnnxSession,
         recode: Recode,
         *,
         sinks: int = 4,
