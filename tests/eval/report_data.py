@@ -109,6 +109,7 @@ def results(compiled: Manifest, **changes: Any) -> Results:
             logit_sd=0.31,
             logit_law=0.35,
             query_norm=15.0,
+            queries="random directions",
         )
         for number, one in enumerate(compiled.layers)
     )

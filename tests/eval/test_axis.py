@@ -7,6 +7,7 @@ from tqc.eval.axis import short, ticks, tokens
 
 def test_ticks_are_1_2_5_and_powers_of_ten_over_many_decades():
     assert ticks(0.0015, 0.03) == pytest.approx([0.002, 0.005, 0.01, 0.02])
+    assert ticks(0.005, 0.02) == pytest.approx([0.005, 0.007, 0.01, 0.02])
     assert ticks(0.0009, 10) == pytest.approx([0.001, 0.01, 0.1, 1, 10])
 
 

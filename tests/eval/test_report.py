@@ -81,6 +81,7 @@ def test_every_section_has_its_numbers(whole):
         "summary": ("3.76×", "98.05 %", "+0.25 %", "mixed 3.75 bits", "9 of 16"),
         "bits": ("3.25", "2.25", "4.25", "K of 2, V of 2 layers"),
         "memory": ("RTX 4090 24 GB", "B200 192 GB", "131,072 tokens"),
+        "noise": ("Queries: random directions.",),
         "rate": ("made-up model", "q4_0", "codec only in evaluation", "0.0114", "6,120"),
         "needles": ("tq2.5", "58.3 %", "123", "43.5 MB", "first: two keys"),
         "origin": ("python points.py", "python needles.py", "Made-up GPU", "2026-01-02 04:05 UTC", "tqc compile"),

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from report_data import layer, manifest, results
 
-from tqc.eval.report_tables import context_rows, fit_rows, layer_rows, origins, size, strip, summary
+from tqc.eval.report_tables import context_rows, fit_rows, layer_rows, moment, origins, size, strip, summary
 from tqc.eval.subjects import Subject
 
 
@@ -59,3 +59,9 @@ def test_origins_say_date_hardware_and_command():
     compiled, evaluated = origins([Subject("a", manifest(), results(manifest()))], [])
     assert compiled == ["a", "–", "x86-64-v3", "tqc compile model.onnx --kv tq4"]
     assert evaluated[:3] == ["evaluation of a", "2026-01-02 04:05 UTC", "Made-up CPU, 2 cores, on cpu"]
+
+
+def test_times():
+    assert moment("2026-11-24T04:38:09+00:00") == "2026-11-24 04:38 UTC"
+    assert moment("2026-11-24T04:38:09+02:00") == "2026-11-24 02:38 UTC"
+    assert moment("yesterday") == "yesterday"

@@ -8,6 +8,7 @@ from report_data import DIM, HEADS, layer, manifest, results, write
 from tqc.artifact import read_manifest
 from tqc.artifact.embed import embed_report
 from tqc.errors import TqcError
+from tqc.eval.report_memory import cache_bytes
 from tqc.eval.subjects import Subject, bits_per_value, grouped, pair_name, read_subjects
 
 
@@ -91,5 +92,5 @@ def test_retrieval_becomes_a_panel_for_each_task():
     one, two = subject.panels
     assert (one.cache, two.cache) == ("a: one key", "a: two keys")
     assert one.at(4096, 0.5) == 0.75
-    assert [cost.cache_bytes for cost in one.costs] == [1_500_000]
+    assert [(c.length, c.cache_bytes) for c in one.costs] == [(4096, cache_bytes(compiled, 4096))]
     assert Subject("a", compiled).panels == []

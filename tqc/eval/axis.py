@@ -6,9 +6,10 @@ import math
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """1, 2, 5 · 10ⁿ within two bounds above 0; only powers of ten where those are enough."""
+    """1, 2, 5 · 10ⁿ within two bounds above 0; only powers of ten over many decades, 3 and 7 as well within one."""
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    steps = (1,) if math.log10(high / low) > 3 else (1, 2, 5)
+    decades = math.log10(high / low)
+    steps = (1,) if decades > 3 else (1, 2, 5) if decades > 1 else (1, 2, 3, 5, 7)
     return [value for n in exponents for step in steps if low <= (value := step * 10.0**n) <= high]
 
 

@@ -37,23 +37,25 @@ def environment() -> jinja2.Environment:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A panel as the template takes it: cells with place, colour and words; sizes in pixels."""
+    """A panel as the template takes it: cells with place, colour and words. Sizes in pixels; `middle`: of the cells."""
 
     title: str
     note: str
     width: int
     height: int
+    middle: float
     lengths: list[tuple[float, str]]
     depths: list[tuple[float, str]]
     cells: list[dict[str, Any]]
-    x: int = 0
-    y: int = 0
 
 
 def draw_panels(panels: Sequence[Panel]) -> list[Drawn]:
     """Every panel with the lengths and depths of all of them, so that places can be compared."""
     lengths, depths = axes(panels)
-    width, height = LEFT + CELL_W * len(lengths) + 2, TOP + CELL_H * len(depths) + BOTTOM
+    # A name and the share beside it must fit above the cells, however few there are.
+    longest = max(len(panel.cache) for panel in panels)
+    width = max(LEFT + CELL_W * len(lengths) + 2, 9 * longest + 70)
+    height = TOP + CELL_H * len(depths) + BOTTOM
     return [
         Drawn(
             title=panel.cache,
@@ -61,6 +63,7 @@ def draw_panels(panels: Sequence[Panel]) -> list[Drawn]:
             width=width,
             height=height,
             lengths=[(LEFT + CELL_W * (n + 0.5), tokens(length)) for n, length in enumerate(lengths)],
+            middle=LEFT + CELL_W * len(lengths) / 2,
             depths=[(TOP + CELL_H * (n + 0.5), f"{100 * depth:.0f} %") for n, depth in enumerate(depths)],
             cells=[
                 _cell(panel.at(length, depth), LEFT + CELL_W * column, TOP + CELL_H * row, length, depth)
@@ -126,7 +129,7 @@ class _Labels:
 
     def place(self, x: float, y: float, text: str) -> tuple[float, float, str] | None:
         """Where the text goes beside a marker, and its anchor; None if there is no room."""
-        wide = 7.0 * len(text)
+        wide = 7.8 * len(text)
         for dx, dy, anchor in (
             (8, -5, "start"),
             (8, 12, "start"),

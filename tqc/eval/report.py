@@ -18,12 +18,12 @@ from tqc.artifact.embed import without_report
 from .drawing import CELL_H, CELL_W, cost_text, draw_panels, environment
 from .measured import Measured
 from .needles import Needles, Panel, read_needles
-from .points import MADE_BY as POINTS_BY
 from .points import Point, Points, front, read_points
 from .report_tables import context_rows, fit_rows, layer_rows, origins, size, strip, summary
 from .subjects import Subject, read_subjects
 
 NEEDLES_BY = "tqc eval ARTIFACT --only retrieval -o RESULTS.json"
+POINTS_BY = "tqc eval A.tqc --reference EXACT.tqc -o A.json, the same of B.tqc, tqc report A.tqc B.tqc --eval …"
 LAYERS_BY = "tqc eval ARTIFACT -o RESULTS.json, then tqc report ARTIFACT --eval RESULTS.json"
 
 
@@ -89,7 +89,8 @@ def _own_points(subjects: Sequence[Subject]) -> Points | None:
 def render(report: Report, *, interactive: bool = True) -> str:
     """The page."""
     subjects = report.subjects
-    panels = [*(report.needles.panels if report.needles else ()), *(p for s in subjects for p in s.panels)]
+    sources = [report.needles.panels if report.needles else (), [p for s in subjects for p in s.panels]]
+    panels = [panel for source in sources for panel in source]
     files: list[tuple[str, Measured]] = []
     if report.points and report.points.command:
         files.append((report.points.benchmark or "rate and fidelity", report.points))
@@ -108,8 +109,9 @@ def render(report: Report, *, interactive: bool = True) -> str:
             figures=_figures(report) if interactive else {},
             interactive=interactive,
             plotly=_plotly() if interactive else "",
+            queries=", ".join(sorted(_queries(subjects))),
             points=_point_rows(report.points),
-            panels=list(zip(draw_panels(panels), panels, strict=True)) if panels else [],
+            panels=[pair for s in sources if s for pair in zip(draw_panels(s), s, strict=True)],
             panel_rows=[_panel_row(panel) for panel in panels],
             cost_text=cost_text,
             cell=(CELL_W, CELL_H),
@@ -120,6 +122,12 @@ def render(report: Report, *, interactive: bool = True) -> str:
             version=version("turboquant-compiler"),
         )
     )
+
+
+def _queries(subjects: Sequence[Subject]) -> set[str]:
+    """Which queries the noise of logits was measured with."""
+    results = [subject.results for subject in subjects if subject.results]
+    return {layer.queries for found in results for layer in found.layers or () if layer.queries}
 
 
 def _figures(report: Report) -> dict[str, Any]:

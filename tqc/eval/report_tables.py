@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
 from typing import Any
 
@@ -173,9 +174,18 @@ def origins(subjects: Sequence[Subject], files: Sequence[tuple[str, Measured]]) 
             how = f"tqc eval {results.artifact.name}"
             how += f" against {results.reference.name}" if results.reference else ""
             how += f"; text: {results.text.name}, {results.text.tokens:,} tokens" if results.text else ""
-            rows.append([f"evaluation of {subject.name}", results.updated, where, how])
+            rows.append([f"evaluation of {subject.name}", moment(results.updated), where, how])
     rows += [[name, file.date or NONE, file.hardware or NONE, file.command or NONE] for name, file in files]
     return rows
+
+
+def moment(text: str) -> str:
+    """A time in UTC as `2026-01-02 03:04 UTC`; other texts as they are."""
+    try:
+        given = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    return given.astimezone(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC") if given.tzinfo else text
 
 
 def command_text(subject: Subject) -> str:

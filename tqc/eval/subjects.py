@@ -13,6 +13,7 @@ from tqc.errors import TqcError
 
 from .colours import colour
 from .needles import Cell, Cost, Panel
+from .report_memory import cache_bytes
 from .results import Results, read_results
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
@@ -47,9 +48,9 @@ class Subject:
     def panels(self) -> list[Panel]:
         """Retrieval of the evaluation, a panel for each kind of task."""
         cells = (self.results and self.results.retrieval) or ()
-        sizes = self.results.bytes.contexts if self.results and self.results.bytes else ()
-        costs = tuple(Cost(length=size.tokens, cache_bytes=size.bytes) for size in sizes if size.tokens)
-        tasks = sorted({cell.task for cell in cells if cell.total})
+        lengths = sorted({cell.length for cell in cells if cell.total})
+        costs = tuple(Cost(length=length, cache_bytes=cache_bytes(self.manifest, length)) for length in lengths)
+        tasks = list(dict.fromkeys(cell.task for cell in cells if cell.total))
         return [
             Panel(
                 cache=self.name if len(tasks) == 1 else f"{self.name}: {task}",
