@@ -30,6 +30,12 @@ def _rounds(head_dim: int, seed: int, rounds: int) -> tuple[tuple[np.ndarray, np
     return tuple(made)
 
 
+def factors(head_dim: int, seed: int = 0, rounds: int = 1) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    """(signs [head_dim], odd factor [m, m]) of each round, float64, read-only: a round is
+    H·(I ⊗ factor)·diag(signs)·x, H being the orthonormal 2^k Hadamard matrix over runs of m values."""
+    return _rounds(head_dim, seed, rounds)
+
+
 def _hadamard(x: np.ndarray) -> np.ndarray:
     """The orthonormal Walsh–Hadamard transform of axis 1 of x [n, 2^k, m]."""
     n, size, odd = x.shape
