@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import fields
 from types import ModuleType, SimpleNamespace
@@ -8,8 +9,8 @@ import pytest
 
 
 @pytest.fixture
-def compiler(monkeypatch, artifact):
-    """Stands in for `tqc.compiler`: remembers the options, reports progress and gives the sum model."""
+def compiler(monkeypatch, artifact, tmp_path):
+    """Stands in for `tqc.compiler`: remembers the options, reports progress and gives a copy of the sum model."""
     from tqc.compiler.options import CompileOptions
 
     seen = SimpleNamespace(options=None)
@@ -17,7 +18,8 @@ def compiler(monkeypatch, artifact):
     def compile_model(options):
         seen.options = options
         options.progress("half way", 0.5)
-        return artifact
+        # The command puts a report into it.
+        return shutil.copytree(artifact, tmp_path / "compiled" / artifact.name, dirs_exist_ok=True)
 
     module = ModuleType("tqc.compiler")
     module.CompileOptions, module.compile_model = CompileOptions, compile_model

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from tqc.artifact import read_manifest, verify
+from tqc.artifact.embed import identity
 from tqc.eval.results import Fidelity, Hardware, Model, Results
 
 POINTS = {"model": "made-up", "points": [{"name": "tq4", "bits_per_value": 4.25, "kl": 0.0017}]}
@@ -24,7 +25,7 @@ def evaluation(artifact) -> str:
         tqc_version="0.1.0",
         created="2026-01-02",
         updated="2026-01-02",
-        artifact=Model(name="sum", digest=read_manifest(artifact).manifest_sha256),
+        artifact=Model(name="sum", digest=identity(read_manifest(artifact))),
         hardware=Hardware(system="Linux", cpu="Made-up CPU", cores=2, device="cpu"),
         fidelity=fidelity,
     )

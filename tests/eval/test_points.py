@@ -5,7 +5,8 @@ import json
 import pytest
 
 from tqc.errors import TqcError
-from tqc.eval.points import Point, curves, front, read_points
+from tqc.eval.colours import colour
+from tqc.eval.points import Point, curves, front, point_colour, read_points
 
 
 def write(tmp_path, points, **fields):
@@ -59,3 +60,13 @@ def test_curves_are_families_ours_first():
     }
     assert next(iter(found))[0] == "ours"
     assert list(curves([Point(name="x", kind="peer", family="q", bits_per_value=4.5, kl=0.1)])) == [("peer", "q")]
+
+
+def test_plans_are_mixed_layers_and_schemes_have_their_colour():
+    plan, tq4, peer = (
+        Point(name=name, kind=kind, bits_per_value=4.25, kl=0.1)
+        for name, kind in (("plan-4", "ours"), ("tq4", "ours"), ("q4_0", "peer"))
+    )
+    assert list(curves([plan])) == [("ours", "plan")]
+    assert point_colour(tq4) == colour("tq4")
+    assert len({point_colour(point) for point in (plan, tq4, peer)}) == 3

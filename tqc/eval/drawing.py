@@ -14,9 +14,9 @@ from typing import Any
 import jinja2
 
 from .axis import short, ticks, tokens
-from .colours import FAMILIES, colour, ink, share_colour
+from .colours import FAMILIES, ink, share_colour
 from .needles import Needles, Panel, axes
-from .points import Point, Points, curves, front
+from .points import Point, Points, curves, front, point_colour
 
 CELL_W, CELL_H, LEFT, TOP, BOTTOM, GAP = 44, 24, 46, 26, 36, 18
 COLUMNS = 3
@@ -192,7 +192,7 @@ def _scales(points: Sequence[Point]) -> tuple[Any, Any, list[tuple[float, str]],
 
 def _curve(key: tuple[str, str], members: list[Point], x_of: Any, y_of: Any) -> dict[str, Any]:
     kind, name = key
-    shades = [colour("peer" if kind == "peer" else point.name, point.bits_per_value) for point in members]
+    shades = [point_colour(point) for point in members]
     return {
         "peer": kind == "peer",
         "line": name != "tq pair",

@@ -20,10 +20,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from .colours import family
+from .colours import colour, family
 from .measured import Measured, Part, read
 
-MADE_BY = "a program that writes the fields of tqc/eval/points.py"
+MADE_BY = "python benchmarks/pareto.py"
 
 
 class Point(Part):
@@ -92,7 +92,20 @@ def _family(point: Point) -> str:
         return re.sub(r"^([A-Za-z]+)[-_]?\d+", r"\1", point.name)
     # Between tq3 and tq4 lies no line to k4v3: pairs go a way of their own.
     apart = family(point.name) == "tq" and not re.fullmatch(r"tq\d", point.name.split()[0])
-    return "tq pair" if apart else family(point.name)
+    return "tq pair" if apart else family(_scheme(point))
+
+
+def _scheme(point: Point) -> str:
+    """What decides the colour: of ours without a scheme's name, which are plans, that of mixed layers."""
+    if point.kind == "peer":
+        return "peer"
+    return "mixed" if family(point.name) == "peer" else point.name
+
+
+def point_colour(point: Point) -> str:
+    """`#rrggbb`: that of the scheme, shaded by its name where that says how many bits it has."""
+    scheme = _scheme(point)
+    return colour(scheme) if scheme == point.name else colour(scheme, point.bits_per_value)
 
 
 def front(points: Sequence[Point]) -> list[Point]:

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 
 from .axis import short, ticks, tokens
 from .colours import FAMILIES, colour
-from .points import Point, curves, front
+from .points import Point, curves, front, point_colour
 from .report_memory import GB, GPUS, cache_bytes, fp16_bytes, lengths, weights
 from .results import LayerResult
 from .subjects import Subject
@@ -136,7 +136,7 @@ def rate(points: Sequence[Point]) -> go.Figure:
 def _curve(figure: go.Figure, key: tuple[str, str], members: list[Point], best: set[int]) -> None:
     peer = key[0] == "peer"
     name = FAMILIES.get(key[1], key[1]) + " (codec only in evaluation)" * peer
-    colours = [colour(point.name if not peer else "peer", point.bits_per_value) for point in members]
+    colours = [point_colour(point) for point in members]
     figure.add_scatter(
         x=[point.bits_per_value for point in members],
         y=[point.kl for point in members],
