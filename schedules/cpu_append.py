@@ -2,41 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import numpy as np
 from tvm import tirx
 from tvm.ir import Expr
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import Buffer, PrimFunc
 
-from tqc.codec.layout import CacheLayout, code_bits
-from tqc.codec.lloyd_max import codebook
+from tqc.codec.layout import CacheLayout
 from tqc.schedules.cpu_cache import Cache, argument
-from tqc.schedules.cpu_codes import UNIT, CodedRows, Table
 from tqc.schedules.cpu_config import CpuConfig
+from tqc.schedules.cpu_encode import PageEncoder
 from tqc.schedules.cpu_simd import Simd, Variable, f32, i64, let, maximum, minimum, parallel_if, scratch
-
-LARGEST_SCALE = 65504.0
-"""The largest finite float16."""
 
 SERIAL_VALUES = 8192
 """Values of K that one thread writes faster than it wakes another."""
 
 
-def make_append(layout: CacheLayout, config: CpuConfig) -> PrimFunc:
+def make_append(layout: CacheLayout, config: CpuConfig, seed: int = 0) -> PrimFunc:
     """append(k [B, Hk, S, D], v [B, Hk, S, D], length [B], new_len [B], page_table [B, NP], *state), in place.
 
     Rows from `new_len[b]` on are padding. Pages are encoded whole, from the tail and from `k`, `v`, before the tail is
     written. A vector whose scale is not a finite float16 gets the scale NaN.
     """
-    return _Append(layout, config).build()
+    return _Append(layout, config, seed).build()
 
 
 class _Append:
-    def __init__(self, layout: CacheLayout, config: CpuConfig) -> None:
-        self.layout = layout
+    def __init__(self, layout: CacheLayout, config: CpuConfig, seed: int) -> None:
+        self.layout, self.seed = layout, seed
         self.simd = Simd(config)
 
     def build(self) -> PrimFunc:
@@ -103,7 +96,7 @@ class _Append:
             T.buffer_store(keys, self.k[b, h, fresh + i, d], [d, i])
         with T.serial(known, i64(layout.page)) as i, T.serial(i64(layout.head_dim)) as d:
             T.buffer_store(keys, f32(0), [d, i])
-        self._write_keys(keys, at)
+        PageEncoder(self.simd, layout, "k", cache.state, self.seed).write(keys, at)
 
         vectors = scratch((layout.page, layout.head_dim))
         with T.serial(i64(layout.head_dim // self.simd.lanes)) as c:
@@ -114,86 +107,7 @@ class _Append:
                 self.simd.store(vectors, self.simd.load(self.v, b, h, fresh + i, lane), i, lane)
             with T.serial(known, i64(layout.page)) as i:
                 self.simd.store(vectors, self.simd.splat(0.0), i, lane)
-        self._write_values(vectors, at)
-
-    def _write_keys(self, keys: Buffer, at: tuple[Expr, ...]) -> None:
-        """Codes and scales, or values, of keys [dim, token]."""
-        simd, layout = self.simd, self.layout
-        if not code_bits(layout.k):
-            self._copy(keys, self.cache.state["k_codes"], at)
-            return
-        encoder = _Encoder(simd, code_bits(layout.k), layout.head_dim, row_length=layout.page, rows=layout.head_dim)
-        with T.serial(i64(layout.page // simd.lanes)) as c:
-            lane = let(c * simd.lanes)
-            square = simd.variable(0.0)
-            with T.serial(i64(layout.head_dim)) as d:
-                value = let(simd.load(keys, d, lane))
-                square.set(square.value + value * value)
-            norm = let(tirx.sqrt(square.value))
-            inverse = let(simd.splat(1.0) / norm)
-            match = simd.variable(0.0)
-
-            def unit(row, norm=inverse, lane=lane):
-                return simd.load(keys, row, lane) * norm
-
-            def collect(row, product, match=match):
-                match.set(match.value + product)
-
-            with T.serial(i64(layout.head_dim // UNIT)) as step:
-                encoder.encode(self.cache.state["k_codes"], at, step, lane, unit, collect)
-            scale = self._scale(norm, let(match.value))
-            simd.store(self.cache.state["k_scale"], scale, *at, lane)
-
-    def _write_values(self, vectors: Buffer, at: tuple[Expr, ...]) -> None:
-        """Codes and scales, or values, of values [token, dim]."""
-        simd, layout = self.simd, self.layout
-        if not code_bits(layout.v):
-            self._copy(vectors, self.cache.state["v_codes"], at)
-            return
-        encoder = _Encoder(simd, code_bits(layout.v), layout.head_dim, row_length=layout.head_dim, rows=layout.page)
-        parts = i64(layout.head_dim // simd.lanes)
-        norms, inverses, matches = (scratch((layout.page,)) for _ in range(3))
-        partial = scratch((layout.page, simd.lanes))
-        with T.serial(i64(layout.page)) as t:
-            square = simd.variable(0.0)
-            with T.serial(parts) as c:
-                value = let(simd.load(vectors, t, c * simd.lanes))
-                square.set(square.value + value * value)
-            norm = let(tirx.sqrt(simd.total(let(square.value))))
-            T.buffer_store(norms, norm, [t])
-            T.buffer_store(inverses, f32(1) / norm, [t])
-            simd.store(partial, simd.splat(0.0), t, 0)
-        with T.serial(parts) as c:
-            lane = let(c * simd.lanes)
-
-            def unit(row, lane=lane):
-                return simd.load(vectors, row, lane) * simd.splat(inverses[row])
-
-            def collect(row, product):
-                simd.store(partial, simd.load(partial, row, 0) + product, row, 0)
-
-            with T.serial(i64(layout.page // UNIT)) as step:
-                encoder.encode(self.cache.state["v_codes"], at, step, lane, unit, collect)
-        with T.serial(i64(layout.page)) as t:
-            T.buffer_store(matches, simd.total(let(simd.load(partial, t, 0))), [t])
-        with T.serial(i64(layout.page // simd.lanes)) as c:
-            lane = let(c * simd.lanes)
-            scale = self._scale(simd.load(norms, lane), simd.load(matches, lane))
-            simd.store(self.cache.state["v_scale"], scale, *at, lane)
-
-    def _scale(self, norm: Expr, match: Expr) -> Expr:
-        """norm / <unit vector, its codebook image>: 0 for a zero vector, NaN where float16 cannot hold it."""
-        simd = self.simd
-        norm = let(norm)
-        scale = let(tirx.Select(norm == simd.splat(0.0), simd.splat(0.0), norm / match))
-        fits = tirx.And(scale <= simd.splat(LARGEST_SCALE), scale >= simd.splat(0.0))
-        return let(tirx.Select(fits, scale, simd.splat(float("nan"))))
-
-    def _copy(self, source: Buffer, target: Buffer, at: tuple[Expr, ...]) -> None:
-        rows, width = (int(dim) for dim in source.shape)
-        with T.serial(i64(rows)) as row, T.serial(i64(width // self.simd.lanes)) as c:
-            lane = c * self.simd.lanes
-            self.simd.store(target, self.simd.load(source, row, lane), *at, row * width + lane)
+        PageEncoder(self.simd, layout, "v", cache.state, self.seed).write(vectors, at)
 
     def _keep_exact(self, task: Expr) -> None:
         """Writes sinks, and the tail's tokens that stay visible or wait for their page to fill."""
@@ -220,46 +134,3 @@ class _Append:
 
     def _put(self, buffer: Buffer, value: Expr, index: list[Expr]) -> None:
         T.buffer_store(buffer, value if buffer.dtype == "float32" else tirx.Cast(buffer.dtype, value), index)
-
-
-class _Encoder:
-    """Codes of `UNIT` rows of unit vectors: the number of thresholds below each value, by binary search."""
-
-    def __init__(self, simd: Simd, bits: int, head_dim: int, *, row_length: int, rows: int) -> None:
-        book = codebook(bits, head_dim)
-        self._simd, self._bits = simd, bits
-        self._centroids = Table(simd, book.centroids)
-        # With the upper k bits of a code known, the next one asks for threshold (2·known + 1)·2**(bits-k-1) - 1.
-        self._levels = [
-            Table(simd, book.thresholds[np.arange(2**k) * 2 ** (bits - k) + 2 ** (bits - k - 1) - 1])
-            for k in range(bits)
-        ]
-        self._codes = CodedRows(simd, bits, row_length, rows)
-
-    def encode(
-        self,
-        buffer: Buffer,
-        at: tuple[Expr, ...],
-        step: Expr,
-        lane: Expr,
-        unit: Callable[[Expr], Expr],
-        collect: Callable[[Expr, Expr], None],
-    ) -> None:
-        """Stores the codes of rows step·UNIT …; `collect(row, product)` gets value · centroid of each row."""
-        codes = []
-        for i in range(UNIT):
-            row = let(step * UNIT + i)
-            value = let(unit(row))
-            code = self._search(value)
-            collect(row, value * self._centroids[code])
-            codes.append(code)
-        self._codes.store(buffer, *at, step=step, lane=lane, codes=codes)
-
-    def _search(self, value: Expr) -> Expr:
-        simd = self._simd
-        one, zero = simd.splat(1, "uint32"), simd.splat(0, "uint32")
-        code = zero
-        for level in self._levels:
-            above = tirx.Select(value > level[code], one, zero)
-            code = let(code + code + above)
-        return code

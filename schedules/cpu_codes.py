@@ -84,14 +84,15 @@ class Table:
 class CodedRows:
     """The codes of one page as rows of vectors: K has a row per dim, its lanes are tokens; V a row per token.
 
-    `step` rows are read together: as many as a unit of the narrowest plane holds.
+    `step` rows are read together: as many as a unit of the narrowest plane holds. `first` is the unit where they begin.
     """
 
-    def __init__(self, simd: Simd, bits: int, row_length: int, rows: int) -> None:
+    def __init__(self, simd: Simd, bits: int, row_length: int, rows: int, first: int = 0) -> None:
         self._simd = simd
         self._planes = planes(bits)
         self._row_length = row_length
         self._rows = rows
+        self._first = first
         self.step = UNIT // self._planes[-1][0]
 
     def index(self, buffer: Buffer, *lead: Expr, step: Expr, lane: Expr | int) -> Iterator[Expr]:
@@ -120,7 +121,7 @@ class CodedRows:
                 T.buffer_store(buffer, tirx.Cast(self._simd.type("uint16"), unit), [*lead, at])
 
     def _offset(self, shift: int, unit: Expr) -> Expr:
-        return self._rows * self._row_length * shift // UNIT + unit * self._row_length
+        return self._first + self._rows * self._row_length * shift // UNIT + unit * self._row_length
 
     def _combine(self, units: list[list[Expr]], row: int) -> Expr:
         code = None

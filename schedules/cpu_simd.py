@@ -118,10 +118,13 @@ class Simd:
         return tirx.Cast(self.type("uint32"), buffer[(*index[:-1], self._ramp(index[-1]))])
 
     def load(self, buffer: Buffer, *index: Expr | int) -> Expr:
-        """float32 values from a float32 or float16 buffer."""
+        """float32 values from a float32, float16 or bfloat16 buffer."""
         value = buffer[(*index[:-1], self._ramp(index[-1]))]
         if buffer.dtype == "float32":
             return value
+        if buffer.dtype == "bfloat16":  # the upper half of a float32; TVM's cast would take the bits for a number
+            word = tirx.Cast(self.type("uint32"), tirx.reinterpret(self.type("uint16"), value))
+            return self.bits(word << self.splat(16, "uint32"), "float32")
         if self.isa != "portable":
             return tirx.Cast(self.type("float32"), value)
         half = let(tirx.Cast(self.type("uint32"), tirx.reinterpret(self.type("uint16"), value)))
@@ -136,9 +139,11 @@ class Simd:
         return self.bits(finite | special | sign, "float32")
 
     def store(self, buffer: Buffer, value: Expr, *index: Expr | int) -> None:
-        """float32 values into a float32 or float16 buffer, rounded to nearest even; past 65504 lies infinity."""
+        """float32 values into a float32, float16 or bfloat16 buffer, rounded to nearest even, too large to infinity."""
         if buffer.dtype == "float16":
             value = self._to_half(value)
+        elif buffer.dtype == "bfloat16":
+            value = self._to_bfloat(value)
         T.buffer_store(buffer, value, [*index[:-1], self._ramp(index[-1])])
 
     def prefetch(self, buffer: Buffer, *index: Expr) -> None:
@@ -193,6 +198,14 @@ class Simd:
             high = tirx.Shuffle([vector], list(range(width, 2 * width)))
             vector = let(combine(let(low), let(high)))
         return vector
+
+    def _to_bfloat(self, value: Expr) -> Expr:
+        u = lambda number: self.splat(number, "uint32")  # noqa: E731
+        word = let(self.bits(let(value)))
+        rounded = (word + u(0x7FFF) + ((word >> u(16)) & u(1))) >> u(16)
+        nan = (word & u(0x7FFFFFFF)) > u(0x7F800000)
+        upper = tirx.Select(nan, u(0x7FC0), rounded)
+        return tirx.reinterpret(self.type("bfloat16"), tirx.Cast(self.type("uint16"), upper))
 
     def _to_half(self, value: Expr) -> Expr:
         if self.isa != "portable":

@@ -1,26 +1,32 @@
 """What the cache must hold, in NumPy: any kernel's state is checked against the history of raw vectors.
 
 The state after `total` tokens follows from the vectors and the layout alone, however the tokens were appended. Shapes:
-histories are [kv_heads, total, head_dim], state arrays as `CacheLayout.tensors` says.
+histories are [kv_heads, total, head_dim], what the cache holds [kv_heads, total, rows of the coded vector], state
+arrays as `CacheLayout.tensors` says.
 """
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 
-from tqc.codec import pages
-from tqc.codec.layout import CacheLayout, code_bits
-from tqc.codec.lloyd_max import codebook
+from tqc.codec.form import Form
+from tqc.codec.layout import CacheLayout
+from tqc.codec.page_codec import decode_page, encode_page
 
 NEAR_THRESHOLD = 1e-5
-SENTINEL = {"float32": 777.0, "float16": 777.0, "uint16": 0xBEEF}
+SENTINEL = {"float32": 777.0, "float16": 777.0, "bfloat16": 777.0, "uint16": 0xBEEF}
+
+
+def numpy_type(name: str) -> np.dtype:
+    return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
 
 
 def empty_state(layout: CacheLayout, batch: int, pool_pages: int) -> dict[str, np.ndarray]:
     """State arrays filled with a sentinel, which stands for memory nobody has written."""
     symbols = {"batch": batch, "pages": pool_pages, f"ring{layout.ring}": layout.ring}
     return {
-        spec.name: np.full([symbols.get(dim, dim) for dim in spec.shape], SENTINEL[spec.dtype], spec.dtype)
+        spec.name: np.full([symbols.get(dim, dim) for dim in spec.shape], SENTINEL[spec.dtype], numpy_type(spec.dtype))
         for spec in layout.tensors()
     }
 
@@ -50,37 +56,37 @@ def place(layout: CacheLayout, state: dict[str, np.ndarray], table: np.ndarray, 
 
 
 def coded_vectors(layout: CacheLayout, state: dict[str, np.ndarray], side: str, at: tuple[int, ...]) -> np.ndarray:
-    """The values of the page at a `place`: float32 [kv_heads, page, head_dim]."""
-    scheme = getattr(layout, side)
-    stored = state[f"{side}_codes"][at]
-    bits = code_bits(scheme)
-    if not bits:
-        rows = (layout.head_dim, layout.page) if side == "k" else (layout.page, layout.head_dim)
-        values = stored.astype(np.float32).reshape(layout.kv_heads, *rows)
-        return values.swapaxes(1, 2) if side == "k" else values
-    unpack = pages.unpack_k if side == "k" else pages.unpack_v
-    codes = unpack(stored, bits, layout.head_dim)
-    scale = state[f"{side}_scale"][at].astype(np.float32)
-    return codebook(bits, layout.head_dim).centroids[codes] * scale[..., None]
+    """The page at a `place`: float32 [kv_heads, page, rows]; a token is NaN if any of its scales is."""
+    form = layout.form(side)
+    elements = state[f"{side}_codes"][at]
+    scales = state[f"{side}_scale"][at] if form.scales else np.zeros((layout.kv_heads, 0), np.float16)
+    vectors = decode_page(form, side, elements, scales, layout.page)
+    lost = ~np.isfinite(scales.reshape(layout.kv_heads, form.scales, layout.page)).all(axis=1)
+    vectors[lost] = np.nan
+    return vectors
 
 
 def read(
     layout: CacheLayout, state: dict[str, np.ndarray], table: np.ndarray, b: int, total: int, side: str
 ) -> np.ndarray:
-    """What the cache of sequence `b` holds: float32 [kv_heads, total, head_dim]; `table` is its page table row.
+    """What the cache of sequence `b` holds: float32 [kv_heads, total, rows]; `table` is its page table row.
 
+    Exact tokens have zeros in the rows of sketches.
     NaN for tokens that a ring of pages has let go: an attention that sees one is NaN too.
     """
-    out = np.full((layout.kv_heads, total, layout.head_dim), np.nan, np.float32)
+    dim = layout.head_dim
+    out = np.full((layout.kv_heads, total, layout.form(side).rows), np.nan, np.float32)
     for p in range(total):
         t = p - layout.sinks
         page, offset = divmod(t, layout.page)
         if t < 0:
             sinks = state[f"sink_{side}"][b]
-            out[:, p] = sinks[:, :, p] if side == "k" else sinks[:, p]
+            out[:, p, :dim] = sinks[:, :, p] if side == "k" else sinks[:, p]
+            out[:, p, dim:] = 0
         elif t >= layout.coded(total):
             tail = state[f"tail_{side}"][b][:, page % layout.tail_pages]
-            out[:, p] = tail[:, :, offset] if side == "k" else tail[:, offset]
+            out[:, p, :dim] = tail[:, :, offset] if side == "k" else tail[:, offset]
+            out[:, p, dim:] = 0
     for page in coded_pages(layout, state, total):
         first = layout.sinks + page * layout.page
         last = min(first + layout.page, layout.sinks + layout.coded(total))
@@ -98,21 +104,31 @@ def check_state(
     exact[layout.sinks : layout.sinks + layout.coded(total)] = False
     oldest = min(coded_pages(layout, state, total), default=0) * layout.page
     coded = slice(layout.sinks + oldest, layout.sinks + layout.coded(total))
-    np.testing.assert_array_equal(held[:, exact], history[:, exact].astype(layout.exact_dtype))
-    scheme = getattr(layout, side)
-    wanted = history[:, coded].astype(np.float64)
-    if not code_bits(scheme):
-        np.testing.assert_array_equal(held[:, coded], wanted.astype(state[f"{side}_codes"].dtype))
+    raw = held[:, exact, : layout.head_dim]
+    np.testing.assert_array_equal(raw, history[:, exact].astype(numpy_type(layout.exact_dtype)).astype(np.float32))
+    check_coded(layout.form(side), side, held[:, coded], history[:, coded])
+
+
+def check_coded(form: Form, side: str, held: np.ndarray, history: np.ndarray) -> None:
+    """Asserts that `held` [kv_heads, tokens, rows] is what the codec makes of `history`, but near thresholds."""
+    heads, tokens, dim = history.shape
+    whole = np.zeros((heads, -(-max(tokens, 1) // 16) * 16, dim), np.float32)
+    whole[:, :tokens] = history
+    wanted = decode_page(form, side, *encode_page(form, side, whole), whole.shape[1])[:, :tokens]
+    if form.exact:
+        np.testing.assert_array_equal(held, wanted)
         return
-    book = codebook(code_bits(scheme), layout.head_dim)
-    norm = np.linalg.norm(wanted, axis=-1, keepdims=True)
-    unit = wanted / norm
-    distance = np.abs(unit[..., None] - book.thresholds).min(axis=-1)
-    image = book.centroids[(unit[..., None] > book.thresholds).sum(axis=-1)].astype(np.float64)
-    scale = norm / (unit * image).sum(axis=-1, keepdims=True)
-    off = np.abs(held[:, coded] - image * scale) > 2e-3 * np.abs(image * scale)
-    assert not (off & (distance > NEAR_THRESHOLD)).any()
+    off = np.abs(held - wanted) > 2e-3 * np.abs(wanted)
+    off[..., dim:] &= ~off[..., :dim].any(axis=-1, keepdims=True)  # another code leaves another rest to sketch
     assert off.sum() <= 1e-3 * off.size
+    for bands in ([band for band in form.coded_bands if band.scale == s] for s in range(form.scales)):
+        if form.kind == "polar" or any(band.sketch for band in bands):
+            continue
+        parts = [history[..., band.start : band.stop].astype(np.float64) for band in bands]
+        norm = np.linalg.norm(np.concatenate(parts, axis=-1), axis=-1, keepdims=True)
+        for band, part in zip(bands, parts, strict=True):
+            distance = np.abs((part / norm)[..., None] - form.table(band).thresholds).min(axis=-1)
+            assert not (off[..., band.start : band.stop] & (distance > NEAR_THRESHOLD)).any()
 
 
 def attention(
@@ -126,7 +142,8 @@ def attention(
     window: int = 0,
     sink_logits: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Causal attention of q [query_heads, S, D], first query at position `start`, over k, v [kv_heads, tokens, D].
+    """Causal attention of q [query_heads, S, Rk], first query at position `start`, over k [kv_heads, tokens, Rk] and
+    v [kv_heads, tokens, Rv].
 
     `sink_logits` [query_heads] join the denominator: y = Σ exp(s_j) v_j / (Σ exp(s_j) + exp(sink)).
     """

@@ -70,9 +70,9 @@ class Sequences:
         self.length = np.zeros(batch, np.int32)
         self.history = [np.zeros((2, layout.kv_heads, 0, layout.head_dim), np.float32) for _ in range(batch)]
 
-    def vectors(self, heads: int, tokens: int) -> np.ndarray:
-        """Random vectors of various norms [batch, heads, tokens, head_dim]."""
-        shape = (len(self.length), heads, tokens, self.layout.head_dim)
+    def vectors(self, heads: int, tokens: int, rows: int = 0) -> np.ndarray:
+        """Random vectors of various norms [batch, heads, tokens, rows], by default head_dim rows."""
+        shape = (len(self.length), heads, tokens, rows or self.layout.head_dim)
         return (self.rng.standard_normal(shape) * self.rng.uniform(0.3, 3, (*shape[:3], 1))).astype(np.float32)
 
     def step(
@@ -85,9 +85,9 @@ class Sequences:
             tokens = 1
         k = self.vectors(layout.kv_heads, tokens) if k is None else k
         v = self.vectors(layout.kv_heads, tokens) if v is None else v
-        q = self.vectors(layout.query_heads, tokens)
+        q = self.vectors(layout.query_heads, tokens, layout.form("k").rows)
         new = np.array(new_len, np.int32)
-        y = np.full_like(q, 55.0)
+        y = np.full((*q.shape[:3], layout.form("v").rows), 55.0, np.float32)
         logits = [self.attributes["sink_logits"]] if "sink_logits" in self.attributes else []
         control = [*logits, self.length, new, self.table]
         before = [
@@ -104,7 +104,10 @@ class Sequences:
             if kernel == "decode":
                 held = [read(layout, self.state, self.table[b], b, total, side) for side in "kv"]
             else:
-                held = [np.concatenate([old, x[b, :, :count]], 1) for old, x in zip(before[b], (k, v), strict=True)]
+                held = [
+                    np.concatenate([old, widened(x[b, :, :count], old)], 1)
+                    for old, x in zip(before[b], (k, v), strict=True)
+                ]
             if count:
                 close(y[b, :, :count], attention(q[b, :, :count], *held, start=total - count, **self.attributes))
             assert (y[b, :, count:] == 0).all()
@@ -151,8 +154,25 @@ class Sequences:
             array[...] = tensor.numpy()
 
 
+def widened(x: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """x [.., head_dim] with zeros in the rows of a sketch, to as many rows as `like` has."""
+    return np.pad(x, [(0, 0), (0, 0), (0, like.shape[-1] - x.shape[-1])])
+
+
 def close(found: np.ndarray, wanted: np.ndarray, tolerance: float = 2e-3) -> None:
     """Asserts a relative error of at most `tolerance` in each vector, and NaN in the same places."""
     np.testing.assert_array_equal(np.isnan(found), np.isnan(wanted))
     error = np.linalg.norm(np.nan_to_num(found - wanted), axis=-1)
     assert (error <= tolerance * np.linalg.norm(np.nan_to_num(wanted), axis=-1) + 1e-6).all(), error.max()
+
+
+def follow_all_kernels(isa: str, layout: CacheLayout, **attributes) -> Sequences:
+    """Chunks and single tokens of three sequences through prefill, append and decode, everything checked."""
+    scale, names = layout.head_dim**-0.5, ("append", "decode", "prefill")
+    kernels = compile_kernels(layout, isa, names, softmax_scale=scale, options={"prefill_rows": 32}, **attributes)
+    run = Sequences(layout, kernels, batch=3, capacity=500, scale=scale, **attributes)
+    for new in ([5, 0, 130], [150, 3, 0], [70, 150, 1]):
+        run.step(new, "prefill")
+        run.step([1, 1, int(new[2] > 0)], "decode")
+    run.check()
+    return run

@@ -23,6 +23,7 @@ CASES = [
     ("avx512", CacheLayout(1, 1, 64, "tq7", "tq2", page=128, recent=0)),
     ("avx512", CacheLayout(2, 2, 64, "tq8", "tq1", recent=1)),
     ("avx512", CacheLayout(2, 2, 80, "fp32", "fp16", recent=0)),
+    ("avx512", CacheLayout(2, 2, 64, "bf16", "bf16", recent=16, page=32)),
     ("avx2", CacheLayout(2, 2, 96, "tq3", "tq8", recent=32)),
     ("avx2", CacheLayout(1, 1, 64, "tq6", "fp16", recent=0)),
     ("portable", CacheLayout(1, 1, 80, "tq5", "tq7", recent=16)),
@@ -42,7 +43,16 @@ def test_any_sequence_of_calls_gives_the_state_of_its_history(isa: str, layout: 
         run.check()
 
 
-@pytest.mark.parametrize(("isa", "layout"), [("avx512", CASES[3][1]), ("avx2", CASES[1][1]), ("portable", CASES[0][1])])
+SPECIAL = [
+    ("avx512", CASES[3][1]),
+    ("avx2", CASES[1][1]),
+    ("portable", CASES[0][1]),
+    ("avx512", CacheLayout(1, 1, 64, "tqp3", "polar", recent=0, page=32)),
+    ("avx2", CacheLayout(1, 1, 64, "qjl1", "tq2.5", recent=16, page=32)),
+]
+
+
+@pytest.mark.parametrize(("isa", "layout"), SPECIAL)
 def test_special_vectors(isa: str, layout: CacheLayout) -> None:
     """Zero vectors stay zero; what has no finite scale is NaN and nothing beside it is."""
     run = Sequences(layout, compile_kernels(layout, isa, ("append",)), batch=2, capacity=512)

@@ -14,6 +14,7 @@ CASES = [
     ("avx512", CacheLayout(2, 2, 64, "fp16", "fp32", recent=0, page=16, sinks=40), {}),
     ("avx2", CacheLayout(9, 3, 64, "tq4", "tq4", recent=32), {"softcap": 20.0}),
     ("portable", CacheLayout(4, 1, 64, "fp32", "tq3", recent=0), {"window": 70}),
+    ("avx2", CacheLayout(2, 1, 64, "bf16", "bf16", recent=16, page=32), {}),
 ]
 
 

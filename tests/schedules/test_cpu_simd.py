@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 from cpu_driver import run_vectors
@@ -63,6 +64,21 @@ def test_half_precision_both_ways(isa: str) -> None:
     run_vectors(isa, copy, values, rounded)
     with np.errstate(over="ignore"):
         np.testing.assert_array_equal(rounded, values.astype(np.float16))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_bfloat16_both_ways(isa: str) -> None:
+    brain = np.arange(65536, dtype=np.uint16).view(ml_dtypes.bfloat16)
+    single = np.zeros(65536, np.float32)
+    copy = each_vector(lambda simd, i, a, b: simd.store(b, simd.load(a, i), i))
+    run_vectors(isa, copy, brain, single)
+    np.testing.assert_array_equal(single, brain.astype(np.float32))
+
+    single[np.isnan(single)] = np.nan  # quiet ones, which numpy converts without a warning
+    values = (single.view(np.uint32) + np.resize(np.array([0, 0x7FFF, 0x8000, 0x8001], np.uint32), 65536)).view("f4")
+    rounded = np.zeros(65536, ml_dtypes.bfloat16)
+    run_vectors(isa, copy, values, rounded)
+    np.testing.assert_array_equal(rounded.astype(np.float32), values.astype(ml_dtypes.bfloat16).astype(np.float32))
 
 
 @pytest.mark.parametrize("isa", ISAS)
