@@ -12,6 +12,7 @@ from tvm import relax, tirx
 from tqc.codec.layout import CacheLayout
 from tqc.dialect import is_op_call, layout_of
 from tqc.dialect.cache import sink_logits_of
+from tqc.dialect.kv_quantize import emit_quantized
 
 from .base import KEEP, ModulePass, re_emit
 
@@ -100,6 +101,9 @@ class LowerToSchedules(ModulePass):
                 make = getattr(self.schedules, phase)
                 gv = kernel(bb, (phase, layout, tuple(options.items())), lambda: make(layout, **options))
                 return relax.op.call_tir(gv, [q, *fresh, *logits, *counts, *state], value.ty)
+            if is_op_call(value, "kv_quantize"):  # written out here, its rotations meet the layout of weights
+                options = {key: int(value.attrs[key]) for key in ("seed", "rounds")}
+                return emit_quantized(bb, value.args[0], scheme=str(value.attrs["scheme"]), **options)
             name = getattr(getattr(value, "op", None), "name", "")
             if isinstance(name, str) and name.removeprefix("tqc.") in self.schedules.others and name.startswith("tqc."):
                 short = name.removeprefix("tqc.")

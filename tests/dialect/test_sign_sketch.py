@@ -17,7 +17,9 @@ def parts(x, scheme, **options):
 
     def result(index):
         def build(x):
-            call = relax.BlockBuilder().normalize(sign_sketch(x, scheme=scheme, head_dim=x.ty.shape[-1], **options))
+            call = relax.BlockBuilder().normalize(
+                sign_sketch(x, scheme=scheme, head_dim=int(x.ty.shape[-1]), **options)
+            )
             return relax.TupleGetItem(call, index)
 
         return build

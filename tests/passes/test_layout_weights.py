@@ -11,7 +11,7 @@ from tvm import relax, tirx
 from tvm.target import Target
 
 from tqc.codegen.target import native_level
-from tqc.dialect import rotate
+from tqc.dialect import rotate, sketch
 from tqc.passes.layout_weights import LayoutWeights, PackColumns
 from tqc.schedules.cpu_matmul import MatmulConfig
 
@@ -195,6 +195,15 @@ def test_constants_and_rotations_are_packed_at_compile_time():
 
     packed, _ = check(module(body, {}), {})
     assert callees(packed) == ["matmul_24x16", "matmul_16x16"]
+
+
+def test_a_sketch_is_one_packed_product_each_way():
+    def body(bb, x, w):
+        back = sketch(bb.emit(sketch(x, scheme="tqp3", head_dim=16)), scheme="tqp3", head_dim=16, inverse=True)
+        return bb.emit(back)
+
+    packed, _ = check(module(body, {}, hidden=16), {}, hidden=16)
+    assert callees(packed) == ["matmul_16x32", "matmul_32x16"]
 
 
 def test_functions_of_a_module_agree_on_the_layout():

@@ -6,6 +6,7 @@ from outline import outline
 from toy import toy_module
 from tvm import relax
 
+from tqc.dialect import kv_quantize
 from tqc.dialect.registry import dtype_of
 from tqc.passes.attach_cache import AttachCache
 from tqc.passes.lower_to_schedules import LowerToSchedules
@@ -87,3 +88,15 @@ def test_sink_logits_reach_the_attention_kernels(dtype):
         logits = call.args[1].fields[position]
         assert [int(dim) for dim in logits.ty.shape] == [2]
         assert dtype_of(logits.ty) == "float32"
+
+
+def test_vectors_through_their_codes_are_written_out():
+    """The rotations around the codes are products that the layout of weights can take."""
+    x = relax.Var("x", relax.TensorType((3, 16), "float32"))
+    bb = relax.BlockBuilder()
+    with bb.function("forward", [x], attrs={"num_input": 1, "num_state": 0}):
+        with bb.dataflow():
+            out = bb.emit_output(bb.emit(kv_quantize(x, scheme="tq4", seed=2)))
+        bb.emit_func_output(out)
+    lines = outline(LowerToSchedules(schedules=cpu_schedules())(bb.get())["forward"])
+    assert [line.split(" = ")[1].split("(")[0] for line in lines] == ["tqc.rotate", "tqc.kv_codes", "tqc.rotate"]

@@ -43,8 +43,16 @@ def _infer_signs(call: relax.Call) -> relax.TupleType:
 def _legalize_signs(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     stored, wide = _form(call), cast(bb, call.args[0], "float32")
     bands = _bands(stored)
-    columns = np.ascontiguousarray(codec.matrix(stored, int(call.attrs["seed"])).T, np.float32)
-    projected = bb.emit(relax.op.matmul(wide, relax.const(columns)))
+    rows = relax.const(np.ascontiguousarray(codec.matrix(stored, int(call.attrs["seed"])), np.float32))
+
+    def project(x: te.Tensor, s: te.Tensor) -> te.Tensor:
+        r = te.reduce_axis((0, stored.head_dim), "r")
+        # The rows of S as they are: a vector loop over both, where a product with Sᵀ would gather.
+        return te.compute(
+            (*x.shape[:-1], stored.sketch_rows),
+            lambda *i: te.sum(x[(*i[:-1], r)] * s[i[-1], r], axis=r),
+            name="product",
+        )
 
     def lengths(x: te.Tensor) -> te.Tensor:
         def length(band: Band) -> te.Tensor:
@@ -79,6 +87,7 @@ def _legalize_signs(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
         units = te.compute((*p.shape[:-1], stored.sketch_rows // _UNIT), bit, name="bits")
         return te.compute(units.shape, lambda *i: units[i].astype("uint16"), name="units")
 
+    projected = bb.emit_te(project, wide, rows, primfunc_name_hint="sketch_product")
     norms = bb.emit_te(lengths, wide, primfunc_name_hint="sketch_norms")
     packed = bb.emit_te(signs, projected, norms, primfunc_name_hint="sketch_signs")
     return relax.Tuple([packed, bb.emit(relax.op.astype(norms, "float16"))])
@@ -144,5 +153,5 @@ def sign_values(signs: relax.Expr, norms: relax.Expr, *, scheme: str, head_dim: 
 
 
 def _check(scheme: str, head_dim: int) -> None:
-    if not form(scheme, head_dim).sketch_rows:
+    if not form(scheme, int(head_dim)).sketch_rows:
         raise ValueError(f"{scheme} has no sketch")

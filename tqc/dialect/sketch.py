@@ -59,6 +59,6 @@ def sketch(x: relax.Expr, *, scheme: str, head_dim: int, seed: int = 0, inverse:
     S [m, D] is the sketch matrix of `scheme` (`tqc.codec.sketch`; QJL, arXiv:2406.03482); sums are taken in float32.
     Raises ValueError for a scheme without a sketch, TypeError for another last axis.
     """
-    if not form(scheme, head_dim).sketch_rows:
+    if not form(scheme, int(head_dim)).sketch_rows:
         raise ValueError(f"{scheme} has no sketch")
     return make_call(OP, [x], scheme=scheme, head_dim=int(head_dim), seed=int(seed), inverse=bool(inverse))
