@@ -60,11 +60,11 @@ def biased_layers(
         key, (_, kv_heads, _, dim) = _key(values, call.args[1]), call.args[1].ty.shape
         if key is None:
             continue
-        bias = _array(key.bias, weights).astype(np.float64).reshape(int(kv_heads), int(dim))
+        bias = array_of(key.bias, weights).astype(np.float64).reshape(int(kv_heads), int(dim))
         is_centred = centred and not float(call.attrs["softcap"]) and len(call.args) == 5
         stays = _mean_turn(key.frequencies, length) if is_centred else np.zeros(int(dim))
         left = np.square(bias) * (1 - np.square(stays))
-        sizes = _squares(values, key.product, weights).reshape(int(kv_heads), int(dim)).sum(axis=1)
+        sizes = mean_squares(values, key.product, weights).reshape(int(kv_heads), int(dim)).sum(axis=1)
         ratio = float(np.sqrt(left.sum(axis=1) / np.maximum(sizes, np.finfo(np.float64).tiny)).max())
         if ratio > limit:
             found[int(call.attrs["layer"])] = ratio
@@ -143,25 +143,25 @@ def _mean_turn(frequencies: np.ndarray, length: int) -> np.ndarray:
     return np.where(np.isfinite(frequencies), mean, 0.0)
 
 
-def _squares(values: Mapping[relax.Var, relax.Expr], product: relax.Call, weights: Mapping[str, Any]) -> np.ndarray:
+def mean_squares(values: Mapping[relax.Var, relax.Expr], product: relax.Call, weights: Mapping[str, Any]) -> np.ndarray:
     """Mean square of every number of x·W, for independent components of x of the size that its norm gives them."""
     x = product.args[0]
     while x in values and getattr(values[x].op, "name", "") in ("relax.astype", "relax.reshape"):
         x = values[x].args[0]
-    gains = _array(values[x].args[1], weights).astype(np.float64) if is_op_call(values.get(x), "rms_norm") else None
+    gains = array_of(values[x].args[1], weights).astype(np.float64) if is_op_call(values.get(x), "rms_norm") else None
     if is_op_call(product, "matmul_nbits"):
-        stored = [_array(arg, weights) for arg in product.args[1:]]
+        stored = [array_of(arg, weights) for arg in product.args[1:]]
         matrix = nbits.dequantize(*stored, bits=int(product.attrs["bits"]), width=int(product.attrs["k"])).T
     else:
         weight, turned = product.args[1], False
         if weight in values and getattr(values[weight].op, "name", "") == "relax.permute_dims":
             weight, turned = values[weight].args[0], True
-        matrix = _array(weight, weights)
+        matrix = array_of(weight, weights)
         matrix = matrix.T if turned else matrix
     squares = np.square(matrix.astype(np.float64))
     return squares.sum(axis=0) if gains is None else np.square(gains) @ squares
 
 
-def _array(expr: relax.Expr, weights: Mapping[str, Any]) -> np.ndarray:
+def array_of(expr: relax.Expr, weights: Mapping[str, Any]) -> np.ndarray:
     """The numbers of a constant or of a parameter."""
     return expr.value.numpy() if isinstance(expr, Constant) else weights[expr.name].numpy()

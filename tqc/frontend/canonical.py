@@ -21,6 +21,7 @@ from .masks import UnknownMask, classify, settings
 from .norms import fuse_norms
 from .probe import Probe
 from .reasons import reasons
+from .residual import residual_of
 from .rope_form import RopeForm, rope_form
 from .rotary import angle_tensors, fuse_rotary
 
@@ -32,7 +33,8 @@ class LayerInfo:
     """What was recognised of one layer; `node` is the ONNX Softmax it was found at.
 
     `past` and `present` name the graph's inputs and outputs for its keys and values, `query` the tensor [B, H, S, D]
-    that meets the keys (one of the expanded graph; the file may lack it); `rope` is how queries are rotated, None where
+    that meets the keys and `residual` the sum of the residual stream and the attention's product (tensors of the
+    expanded graph, which the file may lack; '' if there is no such sum); `rope` is how queries are rotated, None where
     positions are no rotation that was recognised.
     """
 
@@ -49,6 +51,7 @@ class LayerInfo:
     present: tuple[str, str] = ("", "")
     rope: RopeForm | None = None
     query: str = ""
+    residual: str = ""
 
     @property
     def mask(self) -> str:
@@ -182,6 +185,7 @@ def canonicalise(graph: Graph, supported: Collection[str]) -> Canonical:
     facts = observe(graph, sources, products(graph) | angle_tensors(graph, sources))
     matches = find(facts, interface)
     windows = windows_of(facts, matches)
+    residuals = [residual_of(graph, match) for match in matches]
     for match, window in zip(matches, windows, strict=True):
         _attend(graph, interface, match, window)
     fuse_norms(facts)
@@ -195,7 +199,10 @@ def canonicalise(graph: Graph, supported: Collection[str]) -> Canonical:
             hint="Export with a position_ids input.",
         )
     _refuse([node for node in graph.nodes if node.kind not in supported])
-    layers = [layer_info(interface, match, window) for match, window in zip(matches, windows, strict=True)]
+    layers = [
+        replace(layer_info(interface, match, window), residual=residual)
+        for match, window, residual in zip(matches, windows, residuals, strict=True)
+    ]
     attentions = {node.attrs["layer"]: node for node in graph.nodes if node.kind == f"{DOMAIN}::Attention"}
     ropes = [rope_form(graph, attentions[layer.layer].inputs[0]) for layer in layers]
     return Canonical(graph, interface, tuple(replace(a, rope=b) for a, b in zip(layers, ropes, strict=True)))

@@ -53,7 +53,7 @@ class Report:
 def _layer(layer: LayerInfo) -> dict[str, Any]:
     """What is worth reading of a layer: not the names of its tensors inside the graph, nor every frequency."""
     found = {**asdict(layer), "mask": layer.mask}
-    del found["query"]
+    del found["query"], found["residual"]
     if layer.rope is not None:
         del found["rope"]["frequencies"]
     return found
