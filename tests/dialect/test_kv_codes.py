@@ -6,6 +6,7 @@ from run_op import run_op
 from tvm import relax
 
 from tqc.codec.banded import Banded
+from tqc.codec.exact import Exact
 from tqc.codec.polar import Polar
 from tqc.dialect import kv_codes
 
@@ -46,3 +47,11 @@ def test_rejects_several_bands():
     z = relax.Var("z", relax.TensorType((2, 64), "float32"))
     with pytest.raises(ValueError, match="2 bands"):
         relax.BlockBuilder().normalize(kv_codes(z, scheme="tq2.5"))
+
+
+def test_bfloat16_is_rounded_although_it_is_never_stored():
+    z = np.concatenate([RNG.standard_normal(59), [0, np.inf, -np.inf, np.nan, 3.4e38]]).astype("float32")
+    z[:2] = np.array([0x3F808000, 0x3F818000], "uint32").view("float32")  # ties
+    wanted = Exact("bf16", 64)
+    found = run_op(lambda z: kv_codes(z, scheme="bf16"), z=z[None])
+    np.testing.assert_array_equal(found[0], wanted.decode(wanted.encode(z)))

@@ -10,7 +10,7 @@ from onnx import helper
 
 import tqc
 from tqc.codec import get
-from tqc.errors import FrontendError, PassError, SessionError
+from tqc.errors import CodecError, FrontendError, PassError, SessionError
 
 blocks = pytest.importorskip("blocks", reason="models are exported with the extra `export`")
 
@@ -97,6 +97,20 @@ def test_coded_keys_and_values(kind, form, exported, compiled):
     exact = onnx_run(exported(kind, form), inputs)
     assert np.abs(expected - exact).max() > 0.01
     np.testing.assert_allclose(actual, expected, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(("k", "v"), [("qjl2", "tqp3"), ("tqp4", "polar"), ("polar-plain", "bf16")])
+def test_every_kind_of_code(k, v, exported, compiled):
+    path, inputs = exported("layer", "legacy17"), feeds("layer")
+    actual = tqc.load(compiled(path, kv=f"k:{k},v:{v}")).forward(**inputs)["y"]
+    expected = with_codes(path, inputs, (k, v))
+    assert np.abs(expected - onnx_run(path, inputs)).max() > 0.01
+    np.testing.assert_allclose(actual, expected, atol=1e-3, rtol=0)
+
+
+def test_rejects_schemes_that_need_a_measured_basis(exported, compiled):
+    with pytest.raises(CodecError, match="needs a basis"):
+        compiled(exported("layer", "legacy17"), kv="16@3")
 
 
 @pytest.fixture

@@ -131,6 +131,21 @@ def _through_angles(z: te.Tensor, *tables: te.Tensor) -> te.Tensor:
     return out
 
 
+def _to_bfloat16(z: te.Tensor) -> te.Tensor:
+    """z rounded to bfloat16, ties to even, as float32. By its bits: TVM drops a cast to bfloat16 and back."""
+
+    def rounded(*i):
+        bits = tirx.reinterpret("uint32", z[i])
+        half = tirx.const(0x7FFF, "uint32") + tirx.bitwise_and(
+            tirx.shift_right(bits, tirx.const(16, "uint32")), tirx.const(1, "uint32")
+        )
+        upper = tirx.bitwise_and(bits + half, tirx.const(0xFFFF0000, "uint32"))
+        finite = tirx.abs(z[i]) < tirx.const(float("inf"), "float32")
+        return tirx.Select(finite, tirx.reinterpret("float32", upper), z[i])
+
+    return te.compute(z.shape, rounded, name="rounded")
+
+
 def _halves(radii: te.Tensor, codes: te.Tensor, cosines: te.Tensor, sines: te.Tensor) -> te.Tensor:
     """Each radius times the cosine and the sine of its angle, side by side."""
 
@@ -144,9 +159,13 @@ def _halves(radii: te.Tensor, codes: te.Tensor, cosines: te.Tensor, sines: te.Te
 def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     (z,), dtype = call.args, dtype_of(call.args[0].ty)
     stored = form(str(call.attrs["scheme"]), int(z.ty.shape[-1]))
-    if stored.exact:
-        return z if stored.dtype == "float32" else cast(bb, cast(bb, z, stored.dtype), dtype)
+    if stored.dtype == "float32":
+        return z
+    if stored.dtype == "float16":
+        return cast(bb, cast(bb, z, "float16"), dtype)
     wide = cast(bb, z, "float32")
+    if stored.dtype == "bfloat16":
+        return cast(bb, bb.emit_te(_to_bfloat16, wide, primfunc_name_hint="kv_bfloat16"), dtype)
     if stored.kind == "polar":
         centres = [angles(level)[0] for level in range(1, len(LEVEL_BITS) + 1)]
         tables = [relax.const(f(table).astype("float32")) for table in centres for f in (np.cos, np.sin)]
