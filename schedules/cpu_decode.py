@@ -360,6 +360,7 @@ class _Decode:
         simd, sums = self.simd, self.partial.sums
         first, rows, scale = band
         blocks = self._value_blocks(rows)
+        few = rows < self.layout.head_dim and 2 * blocks * self.tile_rows <= self.config.accumulators
         with self._row_tiles() as row, T.serial(i64(self._value_parts(rows))) as part:
             left = let(part * (blocks * simd.lanes))
 
@@ -375,6 +376,7 @@ class _Decode:
                 steps=steps,
                 each_step=(lambda step: fetch(part * most + step)) if fetch else None,
                 blocks=blocks,
+                chains=2 if few else 1,
                 finish=lambda r, c, total: simd.store(sums, total, self.task, row + r, lane(c)),
             )
 

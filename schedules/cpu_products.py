@@ -23,25 +23,34 @@ def sum_products(
     values: Callable[[Expr], Iterable[tuple[Expr, Sequence[Expr]]]],
     steps: tuple[Expr | int, Expr | int],
     blocks: int,
+    chains: int = 1,
     each_step: Callable[[Expr], None] | None = None,
     finish: Callable[[int, int, Expr], None],
 ) -> None:
     """Emits the sums for `rows` coefficients and `blocks` vectors, all held in registers.
 
+    Each sum is `chains` sums whose rows take turns, so that few sums need not wait for their own last addition.
     `values(step)` gives (row number, its `blocks` vectors) pairs for each step from steps[0] to steps[1].
     """
-    sums = [[simd.variable(start(r, c)) for c in range(blocks)] for r in range(rows)]
+    sums = [
+        [[simd.variable(start(r, c) if n == 0 else 0.0) for n in range(chains)] for c in range(blocks)]
+        for r in range(rows)
+    ]
     with T.serial(steps[0], steps[1]) as step:
         if each_step:
             each_step(step)
-        for row, vectors in values(step):
+        for number, (row, vectors) in enumerate(values(step)):
             for r in range(rows):
                 factor = let(simd.splat(coefficient(r, row)))
                 for c in range(blocks):
-                    sums[r][c].set(sums[r][c].value + factor * vectors[c])
+                    part = sums[r][c][number % chains]
+                    part.set(part.value + factor * vectors[c])
     for r in range(rows):
         for c in range(blocks):
-            finish(r, c, sums[r][c].value)
+            total = sums[r][c][0].value
+            for part in sums[r][c][1:]:
+                total = total + part.value
+            finish(r, c, total)
 
 
 def tile(count: int, budget: int) -> int:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from cpu_driver import run_vectors
 
 from tqc.schedules.cpu_products import sum_products, tile
@@ -27,6 +28,35 @@ def test_sums_of_products_over_a_range_of_rows() -> None:
 
     run_vectors("avx512", kernel, factors, values, sums)
     np.testing.assert_allclose(sums, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("chains", [1, 2, 3])
+def test_sums_in_chains_add_up(chains: int) -> None:
+    """Four rows in a step, of which chains take turns; the start counts once."""
+    rng = np.random.default_rng(0)
+    factors, values = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 12), (12, 16)))
+    sums = np.ones((2, 16), np.float32)
+
+    def kernel(simd, a, b, out):
+        def rows_of(step):
+            for i in range(4):
+                row = let(step * 4 + i)
+                yield row, [let(simd.load(b, row, 0))]
+
+        sum_products(
+            simd,
+            rows=2,
+            start=lambda r, c: simd.load(out, i64(r), 0),
+            coefficient=lambda r, i: a[r, i],
+            values=rows_of,
+            steps=(i64(0), i64(3)),
+            blocks=1,
+            chains=chains,
+            finish=lambda r, c, total: simd.store(out, total, i64(r), 0),
+        )
+
+    run_vectors("avx512", kernel, factors, values, sums)
+    np.testing.assert_allclose(sums, 1 + factors @ values, rtol=1e-5, atol=1e-5)
 
 
 def test_tile() -> None:

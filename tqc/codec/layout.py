@@ -22,25 +22,13 @@ An exact scheme stores its values instead, K as `[dim, token]`, V as `[token, di
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
-from tqc.codec.form import EXACT_DTYPES, Form, form
-from tqc.errors import CodecError, TargetError
+from tqc.codec.form import Form, form
+from tqc.errors import TargetError
 
 LANES = 16
 """Tokens or dims that one vector operation of the kernels works on; regions are padded to it."""
-
-_ONE_BAND = re.compile("tq[1-8]")
-
-
-def code_bits(scheme: str) -> int:
-    """Bits of one code of `tq1`…`tq8`; 0 for an exact scheme. Raises CodecError for a scheme of several bands."""
-    if scheme in EXACT_DTYPES:
-        return 0
-    if not _ONE_BAND.fullmatch(scheme):
-        raise CodecError("the kernels do not read this scheme", expected="tq1 to tq8, fp16 or fp32", found=scheme)
-    return int(scheme.removeprefix("tq"))
 
 
 def planes(bits: int) -> tuple[tuple[int, int], ...]:
