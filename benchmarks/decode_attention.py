@@ -6,6 +6,7 @@ python benchmarks/decode_attention.py --contexts 2048,8192,32768 --geometries 32
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from itertools import cycle
@@ -135,8 +136,10 @@ def numpy_calls(problem: Problem, threads: int) -> tuple[list[Call], Call, int]:
 
 def tqc_calls(problem: Problem, scheme: str, splits: int) -> tuple[dict[str, list[Call]], Call, int]:
     """Calls of decode and of append; the cache is filled by append itself."""
+    import ml_dtypes  # noqa: F401 (numpy learns bfloat16)
     import tvm
 
+    from tqc.codec import sketch
     from tqc.codec.layout import CacheLayout
     from tqc.codec.scheme import parse
     from tqc.codegen.target import Target
@@ -166,7 +169,9 @@ def tqc_calls(problem: Problem, scheme: str, splits: int) -> tuple[dict[str, lis
         return tensors(np.array([length], np.int32), np.array([new], np.int32), np.arange(pages, dtype=np.int32)[None])
 
     fresh, last = tensors(p.k[None], p.v[None]), tensors(p.k[None, :, -1:].copy(), p.v[None, :, -1:].copy())
-    (q, y), step = tensors(p.q[None, :, None], np.zeros((1, p.heads, 1, p.dim), np.float32)), control(p.context - 1, 1)
+    k_form, v_form = layout.form("k"), layout.form("v")
+    query = np.concatenate([p.q, sketch.project(p.q, k_form)], axis=-1)[None, :, None]
+    (q, y), step = tensors(query, np.zeros((1, p.heads, 1, v_form.rows), np.float32)), control(p.context - 1, 1)
     first = tensors(*empty)
     kernels["append"](*fresh, *control(0, p.context), *first)
     filled = [tensor.numpy() for tensor in first]
@@ -179,7 +184,12 @@ def tqc_calls(problem: Problem, scheme: str, splits: int) -> tuple[dict[str, lis
         state = tensors(*filled)
         calls["decode"].append(lambda state=state: kernels["decode"](q, *step, *state, y))
         calls["append"].append(lambda state=state: kernels["append"](*last, *step, *state))
-    return calls, lambda: y.numpy().reshape(p.heads, p.dim), size
+
+    def read() -> np.ndarray:
+        out = y.numpy().reshape(p.heads, v_form.rows)
+        return out[:, : p.dim] + sketch.fold(out[:, p.dim :], v_form)
+
+    return calls, read, size
 
 
 def measure(engines: dict[str, Iterator[Call]], rounds: int) -> dict[str, list[float]]:
@@ -249,7 +259,7 @@ def tables(rows: list[dict[str, Any]]) -> str:
 def main(
     contexts: Annotated[str, typer.Option(help="Tokens in the cache, comma-separated.")] = "2048,8192,32768",
     geometries: Annotated[str, typer.Option(help="query heads:KV heads:head_dim.")] = "32:8:128,9:3:64",
-    schemes: Annotated[str, typer.Option(help="Cache schemes, comma-separated, as k4v3 for different sides.")] = "tq4",
+    schemes: Annotated[str, typer.Option(help="Cache schemes, comma-separated: tq4, k4v3, k:qjl2,v:tq3.")] = "tq4",
     threads: Annotated[int, typer.Option(help="Threads of every engine; 0: one per core.")] = 0,
     rounds: Annotated[int, typer.Option(help="Turns of each engine, four timed calls each.")] = 8,
     splits: Annotated[int, typer.Option(help="Tasks per KV head.")] = 4,
@@ -261,7 +271,7 @@ def main(
     for geometry in geometries.split(","):
         heads, kv_heads, dim = map(int, geometry.split(":"))
         for context in map(int, contexts.split(",")):
-            rows += run(Problem(heads, kv_heads, dim, context), schemes.split(","), threads, rounds, splits)
+            rows += run(Problem(heads, kv_heads, dim, context), re.split(r",(?!v:)", schemes), threads, rounds, splits)
     text = tables(rows)
     load = os.getloadavg()[0]
     method = f"{METHOD}\n{threads} threads each; load average at the end {load:.1f}."

@@ -45,11 +45,11 @@ class PolarDecoder(PolarPage):
         self._tables = [
             tuple(Table(simd, turn(angles(level)[0])) for turn in (np.cos, np.sin)) for level in range(1, LEVELS + 1)
         ]
+        self._turned = scratch((BLOCK * simd.lanes,)) if side == "v" else None
 
     def decode(self, at: tuple[Expr, ...], target: Buffer) -> None:
         """The page `at` into K [dim, token] or V [token, dim], float32. Radii of V that are not finite count as 0."""
-        simd = self.simd
-        turned = scratch((BLOCK * simd.lanes,)) if self.side == "v" else None
+        simd, turned = self.simd, self._turned
         with T.serial(i64(self.layout.page // simd.lanes)) as c, T.serial(i64(self.blocks)) as block:
             lane = let(c * simd.lanes)
             for i, value in enumerate(self._block(at, block, lane)):
