@@ -51,7 +51,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compile:
     def compile_once(model: Path, **options: object) -> Path:
         key = (model, *sorted(options.items()))
         if key not in made:
-            output = tmp_path_factory.mktemp("artifact") / f"{options.get('kv', 'tq4')}.tqc"
+            output = tmp_path_factory.mktemp("artifact") / f"{options.get('kv', 'tq4')}.tqc".replace("/", "-")
             made[key] = compile_model(CompileOptions(model=model, output=output, **options))
         return made[key]
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from tqc.compiler.calibrate import built_in_text, measure_key_means
-from tqc.compiler.moments import Moments, grouped, second_moment
+from tqc.compiler.moments import Moments, Sample, grouped, second_moment
 from tqc.frontend import import_model
 
 
@@ -31,13 +33,16 @@ def test_centred() -> None:
 def test_of_a_model(tiny_onnx, arch: str) -> None:
     path = tiny_onnx(arch=arch)
     imported = import_model(path)
-    queries = {layer.layer: layer.query for layer in imported.layers}
-    ropes = {layer.layer: layer.rope for layer in imported.layers}
-    options = {"skip": 4, "ropes": ropes, "length": 4096}
-    found = measure_key_means(path, imported.interface, built_in_text(), moments=True, queries=queries, **options)
+    options = {"skip": 4, "layers": imported.layers, "length": 4096}
+    samples = {}
+
+    def keep(layer: int, sample: Sample, _moments: Moments) -> None:
+        samples[layer] = sample
+
+    found = measure_key_means(path, imported.interface, built_in_text(), moments=True, on_layer=keep, **options)
     plain = measure_key_means(path, imported.interface, built_in_text(), **options)
     assert not plain.moments
-    assert all(rope is not None for rope in ropes.values())
+    assert all(layer.rope is not None for layer in imported.layers)
     assert list(found.moments) == [layer.layer for layer in imported.layers]
     for layer, moments in zip(imported.layers, found.moments.values(), strict=True):
         for matrix in (moments.keys, moments.values, moments.queries):
@@ -45,10 +50,14 @@ def test_of_a_model(tiny_onnx, arch: str) -> None:
             assert np.linalg.eigvalsh(matrix).min() > -1e-9
             np.testing.assert_allclose(matrix, matrix.swapaxes(1, 2), atol=1e-9)
         np.testing.assert_allclose(found.means[layer.layer], moments.mean, atol=1e-6)
+        sample = samples[layer.layer]
+        assert sample.queries.shape == (layer.query_heads, *sample.keys.shape[1:])
+        assert sample.residual.shape[0] == sample.keys.shape[1] == found.tokens + 4
 
 
-def test_queries_that_the_file_does_not_have(tiny_onnx) -> None:
+def test_tensors_that_the_file_does_not_have(tiny_onnx) -> None:
     path = tiny_onnx(arch="llama")
-    interface = import_model(path).interface
-    found = measure_key_means(path, interface, built_in_text(), skip=4, moments=True, queries={0: "made by expanding"})
+    imported = import_model(path)
+    layers = [replace(layer, query="made by expanding", residual="") for layer in imported.layers]
+    found = measure_key_means(path, imported.interface, built_in_text(), skip=4, moments=True, layers=layers)
     assert found.moments[0].queries is None

@@ -8,8 +8,8 @@ others.
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -18,16 +18,16 @@ import numpy as np
 
 from tqc.artifact.companions import companions
 from tqc.errors import FrontendError
+from tqc.frontend.canonical import LayerInfo
 from tqc.frontend.imported import open_model
 from tqc.frontend.interface import TOKENS, Interface
 from tqc.frontend.load import DTYPES, LoadedModel
 from tqc.frontend.portable import portable
 from tqc.frontend.probe import feed
-from tqc.frontend.rope_form import RopeForm
 from tqc.frontend.setting import Setting
 
 from . import pieces
-from .moments import Moments, grouped, second_moment
+from .moments import Moments, Sample, grouped, second_moment
 from .positions import Positions
 
 MAX_TOKENS = 512
@@ -63,16 +63,16 @@ def measure_key_means(
     skip: int,
     beside: Path | None = None,
     limit: int = pieces.LIMIT,
-    moments: bool = False,
-    queries: Mapping[int, str] | None = None,
-    ropes: Mapping[int, RopeForm | None] | None = None,
+    layers: Sequence[LayerInfo] = (),
     length: int = 0,
+    moments: bool = False,
+    on_layer: Callable[[int, Sample, Moments], None] | None = None,
 ) -> KeyMeans | None:
     """Key means of every layer of the ONNX model over `text`, without its first `skip` (at most 16) tokens.
 
-    With `moments` second moments too; `queries` names, by layer, tensors that hold queries [1, H, S, D] as they meet
-    the keys; those that the file does not have are left out. Where `ropes` tells how a layer turns its keys, the
-    results are those of a sequence of `length` tokens, see `positions`; elsewhere those of the text.
+    `layers` tell how keys are turned, so that the results are those of a sequence of `length` tokens (`positions`), and
+    which tensors hold queries and residuals; without them the results are those of the text. With `moments` second
+    moments too; `on_layer` is then called with every layer, its tensors and its moments, as soon as they are known.
 
     Needs `tokenizer.json` beside the path `beside`, by default the model's; returns None without one. About `limit`
     bytes of weights are in memory at a time. Raises FrontendError if the text is too short, the tokenizer is damaged or
@@ -92,35 +92,65 @@ def measure_key_means(
         raise FrontendError(
             "the calibration text is too short", expected=f"at least {skip + 2} tokens", found=f"{len(ids)} tokens"
         )
-    opened = open_model(model)
-    wanted = {cache.present_key: (layer, "keys") for layer, cache in enumerate(interface.layers)}
-    if moments:
-        wanted |= {cache.present_value: (layer, "values") for layer, cache in enumerate(interface.layers)}
-        made = {name for node in opened.proto.graph.node for name in node.output}
-        wanted |= {name: (layer, "queries") for layer, name in (queries or {}).items() if name in made}
-    found = defaultdict(dict)
+    opened, by_number = open_model(model), {layer.layer: layer for layer in layers}
+    wanted = _wanted(opened, interface, by_number if moments else {}, moments)
+    found: dict[int, dict[str, np.ndarray]] = defaultdict(dict)
+    means, measured = {}, {}
+    missing = Counter(layer for layer, _ in wanted.values())
     for name, tensor in _tensors(opened, interface, np.asarray(ids, np.int64)[None], list(wanted), limit):
         layer, what = wanted[name]
-        vectors = tensor[0, :, skip:]
-        if not np.isfinite(vectors).all():
+        found[layer][what] = tensor[0]
+        if not np.isfinite(tensor[0, ..., skip:, :]).all():
             raise FrontendError(f"the model's {what} are not finite over the calibration text", where=f"layer {layer}")
-        positions = Positions.of((ropes or {}).get(layer), vectors.shape[-1])
-        turns = what != "values" and positions.frequencies.any()
-        if turns:
-            vectors = positions.turn_back(vectors, skip)
-        if what == "keys":
-            mean = vectors.mean(axis=1, dtype=np.float64)
-            found[layer]["mean"] = positions.average_mean(mean, length) if turns else mean
+        missing[layer] -= 1
+        if missing[layer]:
+            continue
+        info, tensors = by_number.get(layer), found.pop(layer)
+        positions = Positions.of(info.rope if info else None, tensors["keys"].shape[-1])
+        keys = positions.turn_back(tensors["keys"][:, skip:], skip)
+        mean = positions.average_mean(keys.mean(axis=1), length)
+        means[layer] = mean.astype(np.float32)
         if moments:
-            moment = second_moment(vectors)
-            moment = grouped(moment, interface.layers[layer].kv_heads) if what == "queries" else moment
-            found[layer][what] = positions.average_moment(moment, length) if turns else moment
+            sample = Sample(**tensors)
+            measured[layer] = _moments(sample, positions, keys, mean, skip, length)
+            if on_layer:
+                on_layer(layer, sample, measured[layer])
+    in_order = sorted(means)
     return KeyMeans(
-        {layer: found[layer]["mean"].astype(np.float32) for layer in sorted(found)},
+        {layer: means[layer] for layer in in_order},
         len(ids) - skip,
         _sha256(text),
-        {layer: Moments(**found[layer]) for layer in sorted(found)} if moments else {},
+        {layer: measured[layer] for layer in in_order} if moments else {},
     )
+
+
+def _wanted(
+    model: LoadedModel, interface: Interface, layers: Mapping[int, LayerInfo], moments: bool
+) -> dict[str, tuple[int, str]]:
+    """The tensors that are measured → layer and what they are; those that the file lacks are left out."""
+    wanted = {}
+    made = {name for node in model.proto.graph.node for name in node.output}
+    for layer, cache in enumerate(interface.layers):
+        wanted[cache.present_key] = layer, "keys"
+        if moments:
+            wanted[cache.present_value] = layer, "values"
+            info = layers.get(layer)
+            for name, what in ((info.query, "queries"), (info.residual, "residual")) if info else ():
+                if name in made and name not in wanted:
+                    wanted[name] = layer, what
+    return wanted
+
+
+def _moments(
+    sample: Sample, positions: Positions, keys: np.ndarray, mean: np.ndarray, skip: int, length: int
+) -> Moments:
+    """`keys` are those of the sample from `skip` on, turned back."""
+    queries = None
+    if sample.queries is not None:
+        turned = second_moment(positions.turn_back(sample.queries[:, skip:], skip))
+        queries = positions.average_moment(grouped(turned, len(keys)), length)
+    values = second_moment(sample.values[:, skip:])
+    return Moments(positions.average_moment(second_moment(keys), length), values, mean, queries)
 
 
 def _tensors(

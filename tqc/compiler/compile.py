@@ -49,7 +49,10 @@ def compile_model(options: CompileOptions) -> Path:
     settings.check(imported.vocab_size, FrontendError)
     max_context = limit_context(options, max_context, imported.longest)
     progress("measuring the model over a text", 0.15)
-    schemes, means = choose(options, imported, max_context)
+    chosen = choose(options, imported, max_context)
+    schemes, means = chosen.schemes, chosen.means
+    if options.chosen:
+        options.chosen(chosen)
     weights: dict[str, Weight] = dict(imported.weights)
     bases = bases_of(
         schemes,

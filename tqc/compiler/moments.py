@@ -8,6 +8,17 @@ import numpy as np
 
 
 @dataclass(frozen=True, eq=False)
+class Sample:
+    """A layer's tensors over the whole text: keys and values [Hk, S, D], queries [H, S, D] as they meet the keys,
+    residual [S, N], the residual stream with the attention added; None where the model's file has no such tensor."""
+
+    keys: np.ndarray
+    values: np.ndarray
+    queries: np.ndarray | None = None
+    residual: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Moments:
     """Second moments per KV head about 0, float64 [Hk, D, D], over the positions of a long sequence.
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from tqc.frontend import Report
     from tqc.frontend.load import LoadedModel
 
+    from .choose import Chosen
+
 Progress = Callable[[str, float], None]
 """Told the name of the current step and the fraction of the whole that is done."""
 
@@ -31,6 +33,7 @@ class CompileOptions:
     `model` is an ONNX file or a loaded model, `output` the artifact's directory. `kv` follows the grammar of
     `tqc.codec.scheme`; in its place `plan` is a file with the schemes of every layer, or `budget` the mean bits of a
     coded number, scales included, for which a plan is made. `rounds` (1 or 2) are those of the rotation.
+    `protect` gives keys with a large bias 8 bits where `kv` asks for fewer; `chosen` is told what each layer gets.
     `max_context` defaults to the limit in the files beside the model, or 8192. `calibrate` is a text file whose key
     means centre the keys, in place of the built-in text; `centre` False centres nothing, and neither is done for exact
     keys. `fold` False leaves the value rotation to run time. `dump_dir` receives the IR after every pass. `explain` is
@@ -60,6 +63,8 @@ class CompileOptions:
     plan: Path | None = None
     budget: float | None = None
     rounds: int = 1
+    protect: bool = True
+    chosen: Callable[[Chosen], None] | None = None
 
     def __post_init__(self) -> None:
         scheme.parse(self.kv)

@@ -14,7 +14,7 @@ import numpy as np
 from tqc.codec import rotation
 from tqc.codec.form import Form
 
-SHRINKAGE = 0.02
+SHRINKAGE = 0.05
 """How far moments are drawn towards a multiple of the identity: a text shows few of the directions that occur."""
 
 
