@@ -14,11 +14,11 @@ from tqc.errors import ArtifactError
 
 def test_every_verb_is_there(tqc):
     out = tqc("--help").out
-    for verb in ("export", "compile", "generate", "eval", "inspect", "verify", "targets"):
+    for verb in ("export", "plan", "compile", "generate", "eval", "inspect", "verify", "targets"):
         assert f" {verb} " in out
 
 
-@pytest.mark.parametrize("verb", ["export", "compile", "generate", "eval", "inspect", "verify", "targets"])
+@pytest.mark.parametrize("verb", ["export", "plan", "compile", "generate", "eval", "inspect", "verify", "targets"])
 def test_every_verb_prints_json_when_asked(tqc, verb):
     done = tqc(verb, "--help")
     assert done.status == 0

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
 from tqc.errors import TqcError
-from tqc.eval import results
 from tqc.eval.results import Cell, Fidelity, Hardware, LayerResult, Model, Results, merged, read_results, write_results
 
 LAYER = LayerResult(
@@ -50,7 +50,7 @@ def test_an_interrupted_write_leaves_the_old_document(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr(results.os, "replace", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="no space"):
         write_results(path, document(retrieval=()))
     assert read_results(path) == document()

@@ -6,13 +6,12 @@ then the manifest lists it again, each by one rename. A crash in between leaves 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import tempfile
 from pathlib import Path
 
 from ..errors import ArtifactError
+from ..files import replace_file
 from .manifest import MANIFEST, FileEntry, Manifest
 from .verify import read_manifest
 
@@ -31,10 +30,10 @@ def embed_report(artifact: str | Path, page: bytes) -> Manifest:
         raise ArtifactError("There is a folder where the report belongs", where=str(folder / REPORT))
     try:
         if REPORT in manifest.files:
-            _replace(folder / MANIFEST, without_report(manifest).to_bytes())
-        _replace(folder / REPORT, page)
+            replace_file(folder / MANIFEST, without_report(manifest).to_bytes())
+        replace_file(folder / REPORT, page)
         entry = FileEntry(size=len(page), sha256=hashlib.sha256(page).hexdigest())
-        _replace(folder / MANIFEST, _with_files(manifest, {**manifest.files, REPORT: entry}).to_bytes())
+        replace_file(folder / MANIFEST, _with_files(manifest, {**manifest.files, REPORT: entry}).to_bytes())
     except OSError as error:
         raise ArtifactError(
             "The report cannot be put into the artifact", where=str(folder), found=os.strerror(error.errno or 0)
@@ -55,19 +54,3 @@ def identity(manifest: Manifest) -> str:
 def _with_files(manifest: Manifest, files: dict[str, FileEntry]) -> Manifest:
     ordered = {name: files[name] for name in sorted(files)}
     return Manifest.model_validate({**dict(manifest), "files": ordered, "manifest_sha256": ""})
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """The file has the old bytes or the new ones, whatever happens."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise

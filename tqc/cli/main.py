@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import TqcError
-from . import compile, evaluate, export, generate, inspect, report, targets, verify
+from . import compile, evaluate, export, generate, inspect, plan, report, targets, verify
 
 app = typer.Typer(
     name="tqc",
@@ -22,6 +22,7 @@ app.command()(compile.compile)
 app.command()(generate.generate)
 app.command("eval")(evaluate.evaluate)
 app.command()(inspect.inspect)
+app.command()(plan.plan)
 app.command()(report.report)
 app.command()(verify.verify)
 app.command()(targets.targets)

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ..errors import TqcError
+from ..files import replace_file
 from .output import size, status
 
 
@@ -44,7 +45,7 @@ def report(
         typer.echo(f"{artifacts[0] / REPORT}: {size(len(page))}")
     if output or not embed:
         path = output or Path("report.html")
-        path.write_bytes(page)
+        replace_file(path, page)
         typer.echo(f"{path}: {size(len(page))}")
 
 

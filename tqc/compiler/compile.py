@@ -9,7 +9,7 @@ import numpy as np
 from tqc.artifact import check_output, write_artifact
 from tqc.artifact.companions import companions
 from tqc.codegen.target import parse_targets
-from tqc.errors import FrontendError, TqcError
+from tqc.errors import FrontendError, PassError, TqcError
 from tqc.frontend import Imported, import_model, refusal, report_of
 from tqc.frontend.forward import has_no_cache
 from tqc.frontend.imported import open_model
@@ -23,8 +23,10 @@ from .basis import bases_of
 from .choose import centred_layers, choose, outputs_of
 from .forward import compile_forward
 from .libraries import build_targets
+from .make_plan import make_plan
 from .manifest import check_context, describe, library_name, limit_context, model_settings
 from .options import CompileOptions
+from .plan import Plan
 
 
 def compile_model(options: CompileOptions) -> Path:
@@ -101,6 +103,25 @@ def compile_model(options: CompileOptions) -> Path:
     )
     progress("done", 1.0)
     return out
+
+
+def plan_model(options: CompileOptions) -> Plan:
+    """The plan that compiling with `options.budget` would follow; `options.output` is not touched.
+
+    Raises what `compile_model` does, and PassError for a model without a cache.
+    """
+    options.progress("reading the model", 0.0)
+    model = _open(options)
+    if has_no_cache(model):
+        raise PassError("A model without a cache has no layers to plan", where=options.name)
+    settings = model_settings(options.beside)
+    max_context = check_context(options, settings)
+    imported = _import(options, model)
+    settings.check(imported.vocab_size, FrontendError)
+    options.progress("measuring every layer over a text", 0.2)
+    plan, _ = make_plan(options, imported, options.budget, limit_context(options, max_context, imported.longest))
+    options.progress("done", 1.0)
+    return plan
 
 
 def _open(options: CompileOptions) -> LoadedModel:

@@ -6,8 +6,6 @@ KL nats, distortions relative to the energy of the vectors. Adding an optional f
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tqc.errors import TqcError
+from tqc.files import replace_file
 
 SCHEMA_VERSION = 1
 
@@ -210,20 +209,7 @@ def read_results(path: Path) -> Results:
 
 def write_results(path: Path, results: Results) -> None:
     """Replaces the file by the document in one step: a reader, or a crash, never meets half of one."""
-    content = results.model_dump_json(indent=2).encode() + b"\n"
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    replace_file(path, results.model_dump_json(indent=2).encode() + b"\n")
 
 
 def merged(old: Sequence[LayerResult] | None, new: Sequence[LayerResult]) -> tuple[LayerResult, ...]:
