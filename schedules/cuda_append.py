@@ -31,31 +31,37 @@ from tqc.schedules.cuda_cache import Cache
 from tqc.schedules.cuda_codes import Books
 from tqc.schedules.cuda_config import CudaConfig
 from tqc.schedules.cuda_encode import BandWriter, Scratch, Value
+from tqc.schedules.cuda_polar import PolarPage
+from tqc.schedules.cuda_sketch import SketchScratch, SketchWriter
 
 _TOKENS = 16  # tokens that one block writes to the sinks and the tail
 
 
-def make_append(layout: CacheLayout, *, dtype: str = "float32", config: CudaConfig | None = None) -> tirx.PrimFunc:
+def make_append(
+    layout: CacheLayout, *, dtype: str = "float32", seed: int = 0, config: CudaConfig | None = None
+) -> tirx.PrimFunc:
     """append(k [B, Hk, S, D], v [B, Hk, S, D], length [B], new_len [B], page_table [B, NP], *state), in place.
 
-    k, v are of `dtype`; S may exceed the tail. Pages that become due are encoded from the tail and the chunk, then
-    rows that stay exact are written. Raises TargetError if the layout does not fit a block.
+    k, v are of `dtype`; S may exceed the tail. `seed`: that of the cache, which chooses its sketches. Pages that become
+    due are encoded from the tail and the chunk, then rows that stay exact are written. Raises TargetError if the layout
+    does not fit a block.
     """
     config = config or CudaConfig()
     config.check(layout, dtype)
-    return build_kernel("cuda_append", lambda: _emit(layout, dtype, config))
+    config.check_append(layout)
+    return build_kernel("cuda_append", lambda: _emit(layout, dtype, seed, config))
 
 
-def _emit(layout: CacheLayout, dtype: str, config: CudaConfig) -> None:
+def _emit(layout: CacheLayout, dtype: str, seed: int, config: CudaConfig) -> None:
     batch, chunk = dimension("batch"), dimension("chunk")
     k = argument("k", (batch, layout.kv_heads, chunk, layout.head_dim), dtype)
     v = argument("v", (batch, layout.kv_heads, chunk, layout.head_dim), dtype)
     cache = Cache.declare(layout, batch)
-    _emit_flush(cache, k, v, config)
+    _emit_flush(cache, k, v, seed, config)
     _emit_writes(cache, k, v, config)
 
 
-def _emit_flush(cache: Cache, k: Buffer, v: Buffer, config: CudaConfig) -> None:
+def _emit_flush(cache: Cache, k: Buffer, v: Buffer, seed: int, config: CudaConfig) -> None:
     layout, (batch, heads, chunk, _) = cache.layout, k.shape
     due = tirx.floordiv(chunk, i64(i32(layout.page))) + 2
     if layout.ring:
@@ -64,7 +70,7 @@ def _emit_flush(cache: Cache, k: Buffer, v: Buffer, config: CudaConfig) -> None:
         forms = {side: layout.form(side) for side in "kv"}
         thresholds = Books.declare(tuple(forms.values()), config.threads, thresholds=True)
         centroids = Books.declare(tuple(forms.values()), config.threads)
-        scratch = Scratch.declare(layout)
+        scratch, sketches = Scratch.declare(layout), SketchScratch.declare(tuple(forms.values()))
         length = T.Bind(cache.length[b])
         total = T.Bind(length + cache.new_len[b])
         coded = cache.coded(total)
@@ -80,8 +86,14 @@ def _emit_flush(cache: Cache, k: Buffer, v: Buffer, config: CudaConfig) -> None:
                 if forms[side].exact:
                     _copy_page(layout, side, units, at, value, config.threads)
                     continue
+                if forms[side].kind == "polar":
+                    PolarPage(layout.head_dim, layout.page, units, scales, at).write(value, config.threads)
+                    continue
                 tables = (thresholds, centroids, scratch)
-                BandWriter(side, forms[side], layout.page, config.threads, units, scales, at, value, *tables).write()
+                writer = BandWriter(side, forms[side], layout.page, config.threads, units, scales, at, value, *tables)
+                writer.write()
+                if forms[side].sketch_rows:
+                    SketchWriter(writer, sketches, seed).write()
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,22 @@ def accumulate(buffer: Buffer, value: Expr, *indices: Expr | int) -> None:
 
 
 def to(dtype: str, value: Expr) -> Expr:
-    return value if value.ty.dtype == dtype else tirx.Cast(str(dtype), value)
+    """value as `dtype`, rounded to nearest even; what is too large is infinite."""
+    found = str(value.ty.dtype)
+    if found == dtype:
+        return value
+    if found == "bfloat16":  # the upper half of a float32: some of TVM's targets cast the bits as a number
+        word = tirx.Cast("uint32", tirx.reinterpret("uint16", value))
+        return to(dtype, tirx.reinterpret("float32", word << tirx.const(16, "uint32")))
+    if str(dtype) == "bfloat16":
+        value = T.Bind(f32(value))
+        word = tirx.reinterpret("uint32", value)
+        even = (word >> tirx.const(16, "uint32")) & tirx.const(1, "uint32")
+        rounded = (word + tirx.const(0x7FFF, "uint32") + even) >> tirx.const(16, "uint32")
+        lost = (word & tirx.const(0x7FFFFFFF, "uint32")) > tirx.const(0x7F800000, "uint32")
+        word = tirx.Select(lost, tirx.const(0x7FC0, "uint32"), rounded)
+        return tirx.reinterpret("bfloat16", tirx.Cast("uint16", word))
+    return tirx.Cast(str(dtype), value)
 
 
 def f32(value: Expr | float) -> Expr:

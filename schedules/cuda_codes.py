@@ -16,7 +16,10 @@ from tvm.tirx import Buffer
 
 from tqc.codec.form import Band, Form
 from tqc.codec.layout import LANES, planes
+from tqc.codec.polar import LEVEL_BITS, angles
 from tqc.schedules.cuda_builder import f32, i32, local, phase, shared, store
+
+_TURNS = b"turns"
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,14 @@ class Books:
                 values = books._values(form, band)
                 if values.tobytes() not in books.tables and not (thresholds and band.sketch):
                     books.tables[values.tobytes()] = fill_table(books._name(), values, threads)
+        if any(form.kind == "polar" for form in forms) and not thresholds:
+            books.tables[_TURNS] = fill_table("turns", turns(), threads)
         return books
+
+    @property
+    def turns(self) -> Buffer:
+        """`turns` in shared memory, where a form is polar."""
+        return self.tables[_TURNS]
 
     def of(self, form: Form, band: Band) -> Buffer:
         return self.tables[self._values(form, band).tobytes()]
@@ -51,7 +61,19 @@ class Books:
 def table_entries(forms: tuple[Form, ...]) -> int:
     """Floats of shared memory that the centroids take."""
     tables = {form.table(band).centroids.tobytes() for form in forms for band in form.coded_bands}
-    return sum(len(table) for table in tables) // np.dtype(np.float32).itemsize
+    polar = len(turns()) if any(form.kind == "polar" for form in forms) else 0
+    return sum(len(table) for table in tables) // np.dtype(np.float32).itemsize + polar
+
+
+def turns() -> np.ndarray:
+    """The cosines, then the sines of PolarQuant's angles, level after level: float32."""
+    centres = [angles(level)[0] for level in range(1, len(LEVEL_BITS) + 1)]
+    return np.concatenate([turn(angle) for angle in centres for turn in (np.cos, np.sin)]).astype(np.float32)
+
+
+def turn_offset(level: int, side: int) -> int:
+    """Where the cosines (side 0) or the sines (1) of a level begin in `turns`."""
+    return 2 * sum(1 << bits for bits in LEVEL_BITS[: level - 1]) + (side << LEVEL_BITS[level - 1])
 
 
 def fill_table(name: str, values: np.ndarray, threads: int) -> Buffer:

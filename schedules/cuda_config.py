@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from tqc.codec.layout import LANES, CacheLayout
 from tqc.errors import TargetError
 from tqc.schedules.cuda_codes import table_entries
+from tqc.schedules.cuda_encode import scratch_floats
+from tqc.schedules.cuda_sketch import sketch_floats
 
 SHARED_BYTES = 48 * 1024
 """Shared memory a block may declare statically, on every GPU."""
@@ -58,6 +60,11 @@ class CudaConfig:
         scores = (self.k_slices(layout) + 2 + value_scales(layout)) * layout.page
         return _FLOAT * (queries * layout.group * (queries_and_sums + scores + LANES + 2) + table_entries((k, v)))
 
+    def append_bytes(self, layout: CacheLayout) -> int:
+        """Shared memory of a block that encodes a page."""
+        forms = layout.form("k"), layout.form("v")
+        return _FLOAT * (2 * table_entries(forms) + scratch_floats(layout) + sketch_floats(forms))
+
     def fits(self, layout: CacheLayout, queries: int) -> bool:
         """Whether an attention block of `queries` queries stays within the registers and the shared memory."""
         within_registers = queries == 1 or queries * layout.group <= _MAX_ROWS
@@ -78,6 +85,15 @@ class CudaConfig:
                 "query_rows × GQA group",
                 f"at most {_MAX_ROWS} rows and {SHARED_BYTES} bytes of shared memory",
                 f"{queries * layout.group} rows and {self.attention_bytes(layout, queries)} bytes",
+            )
+
+    def check_append(self, layout: CacheLayout) -> None:
+        """Raises TargetError if a block cannot encode a page of this layout."""
+        if self.append_bytes(layout) > SHARED_BYTES:
+            _refuse(
+                "layout in append",
+                f"at most {SHARED_BYTES} bytes of shared memory",
+                f"{self.append_bytes(layout)} bytes",
             )
 
 

@@ -18,7 +18,7 @@ from tqc.codec.layout import LANES, CacheLayout
 from tqc.schedules.cuda_builder import accumulate, divide, f32, local, phase, shared, store, to
 from tqc.schedules.cuda_codes import Books, Encoder, plane_offset, store_group
 
-_HALF_OVERFLOW = 65520.0  # from here on float16 rounds to infinity
+HALF_OVERFLOW = 65520.0  # from here on float16 rounds to infinity
 
 Value = Callable[[Expr, Expr], Expr]
 """The exact value at (token, dim) of the page, float32."""
@@ -92,7 +92,7 @@ class BandWriter:
 
     def store_scale(self, number: int, value: Expr, norm: Expr, token: Expr) -> Expr:
         """Stores 0 for the norm 0, NaN where the value is no finite float16; returns what was stored, in float32."""
-        finite = tirx.Select(value < f32(_HALF_OVERFLOW), value, f32(float("nan")))
+        finite = tirx.Select(value < f32(HALF_OVERFLOW), value, f32(float("nan")))
         stored = T.Bind(to("float16", tirx.Select(tirx.EQ(norm, f32(0.0)), f32(0.0), finite)))
         store(self.scales, stored, *self.at, number * self.page + token)
         return f32(stored)

@@ -16,6 +16,7 @@ from tqc.schedules.cuda_attend import Group, Side, Strip, Tile
 from tqc.schedules.cuda_builder import at_least_zero, f32, i32, i64
 from tqc.schedules.cuda_cache import Cache
 from tqc.schedules.cuda_codes import Books, load_group, plane_offset
+from tqc.schedules.cuda_polar import PolarPage
 
 Load = Callable[[Expr, Expr], Expr]
 """Reads the exact value at (token, dim)."""
@@ -132,6 +133,10 @@ class CachedTiles:
         layout, state = self.cache.layout, self.cache.state
         page, dim, form = layout.page, layout.head_dim, layout.form(side)
         units = state[f"{side}_codes"]
+        if form.kind == "polar":
+            stored = PolarPage(dim, page, units, state[f"{side}_scale"], at)
+            read = stored.read_keys if side == "k" else stored.read_values
+            return Side((Strip(0, dim, None, read(self.books.turns)),), coded=True)
         if not form.exact:
             return CodedPage(side, form, page, units, state[f"{side}_scale"], self.books, at).read()
         if side == "k":

@@ -54,8 +54,8 @@ class CudaSequences(Sequences):
         super().__init__(*args, **options)
         self.dtype, self.device = dtype, device or tvm.cpu()
 
-    def vectors(self, heads: int, tokens: int) -> np.ndarray:
-        return super().vectors(heads, tokens).astype(self.dtype).astype(np.float32)
+    def vectors(self, heads: int, tokens: int, *rows: int) -> np.ndarray:
+        return super().vectors(heads, tokens, *rows).astype(self.dtype).astype(np.float32)
 
     def run(self, name: str, inputs: list[np.ndarray], y: np.ndarray | None) -> None:
         activations = {"append": 2, "decode": 1, "prefill": 3}[name]
