@@ -137,18 +137,24 @@ class _Decode:
         self.scores = scratch((self.rows, widest))
         self.weights = scratch((self.v_form.scales if self.v_form.kind == "bands" else 1, self.rows, widest))
         self.rescale = scratch((self.rows,))
+        both = min(self.k_form.rows, self.v_form.rows)  # one loop: two cost the kernel of tq8 some registers, and 5 %
         for row in range(self.rows):
-            with T.serial(i64(self.k_form.rows // simd.lanes)) as c:
-                lane = c * simd.lanes
-                if row < layout.group:
-                    query = simd.load(self.q, b, h * layout.group + row, i64(0), lane) * simd.splat(self.query_scale)
-                else:
-                    query = simd.splat(0.0)
-                simd.store(self.queries, query, i64(row), lane)
-            with T.serial(i64(self.v_form.rows // simd.lanes)) as c:
-                simd.store(self.partial.sums, simd.splat(0.0), task, i64(row), c * simd.lanes)
+            for first, end in ((0, both), (both, max(self.k_form.rows, self.v_form.rows))):
+                if first < end:
+                    with T.serial(i64((end - first) // simd.lanes)) as c:
+                        lane = first + c * simd.lanes
+                        if end <= self.k_form.rows:
+                            self._prepare_query(b, h, row, lane)
+                        if end <= self.v_form.rows:
+                            simd.store(self.partial.sums, simd.splat(0.0), task, i64(row), lane)
             T.buffer_store(self.partial.peak, f32(NOTHING), [task, i64(row)])
             simd.store(self.partial.mass, simd.splat(0.0), task, i64(row), 0)
+
+    def _prepare_query(self, b: Expr, h: Expr, row: int, lane: Expr) -> None:
+        simd, query = self.simd, self.simd.splat(0.0)
+        if row < self.layout.group:
+            query = simd.load(self.q, b, h * self.layout.group + row, i64(0), lane) * simd.splat(self.query_scale)
+        simd.store(self.queries, query, i64(row), lane)
 
     def _open_pages(self) -> None:
         """What reading coded pages needs: tables of codes, scratch for a page that is decoded as a whole."""
@@ -159,8 +165,7 @@ class _Decode:
             self.bands[side] = [CodedBand(simd, layout, side, band, codes) for band in form.coded_bands]
             if form.kind == "polar":
                 self.polar[side] = PolarDecoder(simd, layout, side, state)
-                shape = (layout.head_dim, layout.page)
-                self.decoded[side] = scratch(shape if side == "k" else shape[::-1])
+                self.decoded[side] = scratch((layout.head_dim, layout.page)[:: 1 if side == "k" else -1])
 
     def _seen(self, page: Expr, first: Expr, after: Expr) -> tuple[Expr, Expr]:
         """The tokens low ≤ i < high of `page` that exist and are seen."""
@@ -174,7 +179,7 @@ class _Decode:
 
     def _coded_scores(self, at: tuple[Expr, ...]) -> None:
         layout, simd, buffer = self.layout, self.simd, self.cache.state["k_codes"]
-        parts = layout.page // simd.lanes // self._key_blocks(layout.page)
+        parts = layout.page // simd.lanes // self._blocks(layout.page)
         bands = self.bands["k"]
         steps = sum(band.steps for band in bands) or layout.head_dim
         fetch = self._fetch("v", at, parts * steps)
@@ -233,14 +238,15 @@ class _Decode:
 
         return fetch
 
-    def _key_blocks(self, width: int) -> int:
+    def _blocks(self, width: int) -> int:
+        """Vectors of a register tile for products of `width` lanes."""
         return tile(width // self.simd.lanes, self.config.accumulators // self.tile_rows)
 
     def _score_tiles(
         self, width: int, values, steps: int, first: int, start, finish, fetch: Fetch | None = None
     ) -> None:
         """Products of queries, from row `first` on, with `values`; `start` and `finish` take a row and a lane."""
-        simd, blocks = self.simd, self._key_blocks(width)
+        simd, blocks = self.simd, self._blocks(width)
         with self._row_tiles() as row, T.serial(i64(width // simd.lanes // blocks)) as part:
             left = let(part * (blocks * simd.lanes))
             sum_products(
@@ -347,11 +353,8 @@ class _Decode:
             scaled = simd.load(sums, self.task, row, lane) * simd.splat(self.rescale[row])
             simd.store(sums, scaled, self.task, row, lane)
 
-    def _value_blocks(self, rows: int) -> int:
-        return tile(rows // self.simd.lanes, self.config.accumulators // self.tile_rows)
-
     def _value_parts(self, rows: int) -> int:
-        return rows // self.simd.lanes // self._value_blocks(rows)
+        return rows // self.simd.lanes // self._blocks(rows)
 
     def _sum_tiles(
         self, values, steps: tuple[Expr, Expr], most: int, band: tuple[int, int, int], fetch: Fetch | None = None
@@ -359,7 +362,7 @@ class _Decode:
         """Adds products of weights with `values`, in at most `most` steps; `band`: first row, rows, scale."""
         simd, sums = self.simd, self.partial.sums
         first, rows, scale = band
-        blocks = self._value_blocks(rows)
+        blocks = self._blocks(rows)
         few = rows < self.layout.head_dim and 2 * blocks * self.tile_rows <= self.config.accumulators
         with self._row_tiles() as row, T.serial(i64(self._value_parts(rows))) as part:
             left = let(part * (blocks * simd.lanes))
