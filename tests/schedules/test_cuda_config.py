@@ -37,3 +37,15 @@ def test_slices_divide_the_work_evenly(threads, dim, k_slices, v_slices):
 def test_an_unknown_dtype_is_refused():
     with pytest.raises(TargetError, match="dtype"):
         CudaConfig().check(CacheLayout(4, 4, 64), "bfloat16")
+
+
+def test_query_rows_of_a_sketch_that_do_not_fit_are_refused():
+    with pytest.raises(TargetError, match="shared memory"):
+        CudaConfig().check(CacheLayout(16, 1, 256, "qjl3", "tq3"), "float32")
+    CudaConfig().check(CacheLayout(4, 1, 256, "qjl3", "tq3"), "float32")
+
+
+def test_a_page_that_a_block_cannot_encode_is_refused():
+    with pytest.raises(TargetError, match="append"):
+        CudaConfig().check_append(CacheLayout(4, 4, 512, "tq8", "tqp8", page=256))
+    CudaConfig().check_append(CacheLayout(4, 4, 512, "tqp8", "tqp8"))
