@@ -36,6 +36,20 @@ COVER = {
         CacheLayout(4, 1, 96, "fp32", "fp16", sinks=0, recent=48, page=48),
         {"sink_logits": np.array([1, -3, 9, -60], np.float32)},
     ),
+    "bands-of-zero-bits-two-scales": (
+        CacheLayout(4, 2, 64, "16@5+32@0+16@2", "tq2.5", recent=16, page=32),
+        {"config": CudaConfig(threads=128, splits=3)},
+    ),
+    "sketches-behind-codes-window": (CacheLayout(4, 2, 80, "tqp4", "tqp2", recent=24, page=16, ring=2), {"window": 50}),
+    "sketches-alone-zero-bits-of-values": (
+        CacheLayout(2, 1, 128, "qjl2o", "16@0+96@3+16@1", sinks=0, recent=0, page=32),
+        {"config": CudaConfig(threads=256, splits=3)},
+    ),
+    "polar-window-half": (
+        CacheLayout(4, 2, 64, "polar", "polar-plain", recent=24, page=16, ring=2, exact_dtype="float16"),
+        {"window": 50, "dtype": "float16"},
+    ),
+    "bf16": (CacheLayout(2, 1, 64, "bf16", "bf16", recent=16, page=16), {}),
 }
 STEPS = [
     ("prefill", [150, 90]),  # several pages at once
@@ -73,8 +87,9 @@ def test_the_order_of_threads_does_not_matter():
         np.testing.assert_array_equal(forward, backward)
 
 
-def test_stale_memory_is_never_read_into_a_result():
-    layout = CacheLayout(2, 1, 32, "tq4", "tq4", sinks=2, recent=16, page=16)
+@pytest.mark.parametrize("scheme", ["tq4", "polar"])
+def test_stale_memory_is_never_read_into_a_result(scheme):
+    layout = CacheLayout(2, 1, 32, scheme, scheme, sinks=2, recent=16, page=16)
     run = CudaSequences(layout, emulated(cuda_kernels(layout, softmax_scale=0.2)), batch=2, capacity=96, scale=0.2)
     for name, array in run.state.items():
         array[...] = 0xFFFF if name.endswith("codes") else np.nan

@@ -22,6 +22,8 @@ LAYOUTS = {
     "ragged": CacheLayout(6, 2, 80, "tq3", "fp16", page=48, exact_dtype="float16"),
     "wide": CacheLayout(4, 1, 256, "tq2", "tq2", recent=0, sinks=0),
     "ring": CacheLayout(4, 2, 64, "tq4", "fp16", recent=64, ring=2),
+    "sketches": CacheLayout(4, 2, 80, "qjl2o", "tqp3", recent=0),
+    "polar": CacheLayout(4, 2, 128, "polar", "tq2.5"),
 }
 OPTIONS = {"ragged": {"sink_logits": True}, "ring": {"window": 128}}
 
@@ -52,12 +54,15 @@ def sources(request) -> tuple[CacheLayout, str]:
         tvm_ffi.register_global_func(name, before, override=True)
 
 
-@pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
-def test_the_library_holds_machine_code_of_the_architecture_and_no_source(arch, tmp_path):
+@pytest.mark.parametrize(
+    ("arch", "schemes"),
+    [("sm_80", ("tq4", "tq4")), ("sm_90", ("tq4", "tq4")), ("sm_80", ("tqp4", "polar")), ("sm_90", ("qjl1o", "bf16"))],
+)
+def test_the_library_holds_machine_code_of_the_architecture_and_no_source(arch, schemes, tmp_path):
     needs_nvcc()
     target = Target("cuda", arch)
     with cuda_build_environment(target):
-        compile_all(CacheLayout(4, 2, 64), target, dtype="float16", sink_logits=True).export_library(
+        compile_all(CacheLayout(4, 2, 64, *schemes), target, dtype="float16", sink_logits=True).export_library(
             str(tmp_path / "kernels.so")
         )
     library = (tmp_path / "kernels.so").read_bytes()
@@ -93,6 +98,7 @@ def test_shared_memory_is_at_most_what_the_config_counts(sources):
     config = CudaConfig()
     assert used["decode_kernel"] <= config.attention_bytes(layout, 1)
     assert used["prefill_kernel"] <= config.attention_bytes(layout, config.queries(layout))
+    assert used["append_kernel"] <= config.append_bytes(layout)
     assert max(used.values()) <= 48 * 1024
 
 

@@ -23,6 +23,12 @@ LAYOUTS = {
     "tq2-group8": CacheLayout(8, 1, 256, "tq2", "tq2", sinks=0, recent=0),
     "tq5-fp16": CacheLayout(6, 2, 80, "tq5", "fp16", recent=32, page=16, exact_dtype="float16"),
     "tq8-tq1": CacheLayout(4, 4, 64, "tq8", "tq1", recent=64),
+    "qjl3-tqp3": CacheLayout(4, 2, 128, "qjl3", "tqp3", recent=0, page=32),
+    "tqp4-tq2.5": CacheLayout(6, 2, 80, "tqp4", "tq2.5", recent=32, page=16),
+    "qjl1o-tqp2": CacheLayout(2, 1, 256, "qjl1o", "tqp2", recent=0, page=32),
+    "bands": CacheLayout(4, 2, 64, "16@5+16@3+32@2", "16@4+32@2+16@0", recent=64),
+    "polar": CacheLayout(8, 2, 128, "polar", "polar-plain", recent=64),
+    "bf16-tq3.5": CacheLayout(8, 2, 64, "bf16", "tq3.5", recent=32),
 }
 STEPS = [
     ("prefill", [300, 210]),
