@@ -12,6 +12,7 @@ from .model_report import print_report
 from .output import print_json, progress, size
 
 if TYPE_CHECKING:
+    from ..compiler.choose import Chosen
     from ..frontend import Report
 
 
@@ -38,6 +39,9 @@ def compile(
     ] = None,
     calibrate: Annotated[Path | None, typer.Option(help="Text over which key means are measured.")] = None,
     centre: Annotated[bool, typer.Option("--centre/--no-centre", help="Subtract mean keys before coding.")] = True,
+    protect: Annotated[
+        bool, typer.Option("--protect/--no-protect", help="Give keys with a large bias 8 bits, whatever --kv says.")
+    ] = True,
     fold: Annotated[bool, typer.Option("--fold/--no-fold", help="Fold the value rotation into the weights.")] = True,
     explain: Annotated[
         bool,
@@ -55,6 +59,7 @@ def compile(
 
     start = time.perf_counter()
     reports: list[Report] = []
+    choices: list[Chosen] = []
     try:
         with progress() as said:
             said("loading the compiler", 0.0)
@@ -76,11 +81,13 @@ def compile(
                     max_context=max_context,
                     calibrate=calibrate,
                     centre=centre,
+                    protect=protect,
                     fold=fold,
                     dump_dir=dump_dir,
                     force=force,
                     progress=said,
                     explain=reports.append if explain else None,
+                    chosen=choices.append,
                 )
             )
     finally:
@@ -98,6 +105,10 @@ def compile(
     seconds = time.perf_counter() - start
     if centre and manifest.centring is None and any(layer.k not in EXACT_DTYPES for layer in manifest.layers):
         typer.echo("Keys are not centred: there is no tokenizer.json beside the model to read a text with.", err=True)
+    for layer, ratio in sorted(choices[0].protected.items()) if choices else ():
+        typer.echo(
+            f"Layer {layer}: 8-bit keys, since their bias is {ratio:.0f} times as long as the rest of them.", err=True
+        )
     sums = totals(manifest, 8 << 30)
     libraries = {library.file: manifest.files[library.file].size for library in manifest.libraries}
     if json:
