@@ -8,7 +8,7 @@ TORCH ?= torch==2.13.0
 # Long enough that most of it is held as codes: the newest 128 to 192 tokens and the first 4 stay exact.
 PROMPT_FILE ?= models/demo_prompt.txt
 NEW_TOKENS ?= 128
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= -n 2 --dist loadfile
 
 BIN := $(VENV)/bin
 MODEL := demo/smollm2/model.onnx

@@ -180,13 +180,13 @@ def _save(options: argparse.Namespace, model: Model, done: dict[str, dict[str, d
         change = f"{100 * p.perplexity_change:+.2f} %"
         kind = "" if p.kind == "ours" else "peer"
         rows.append(
-            [p.name, kind, size, f"{16 / p.bits_per_value:.2f}×", f"{p.kl:.5f}", f"{100 * p.agreement:.2f} %", change]
+            [p.name, kind, size, f"{16 / p.bits_per_value:.2f}×", f"{p.kl:.6f}", f"{100 * p.agreement:.2f} %", change]
         )
     method = (
         f"{options.tokens} predictions in windows of {options.window} tokens, teacher-forced in chunks of 64; text: "
         f"{options.text.name if options.text else 'pydoc topics'} from token {options.skip} on. onnxruntime with a "
-        "float cache whose pages pass through each format when they leave the exact window (4 sinks, 128 newest tokens); "
-        f"means and bases measured over {model.means.tokens} tokens of another text. Bits count scales."
+        "float cache whose pages pass through each format when they leave the exact window (4 sinks, 128 newest "
+        f"tokens); means and bases measured over {model.means.tokens} tokens of another text. Bits count scales."
     )
     header = ["cache", "", "bits a number", "against fp16", "KL (nats)", "same next token", "perplexity"]
     data = {

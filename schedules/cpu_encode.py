@@ -55,10 +55,11 @@ class PageEncoder:
         return band.scale * self.layout.page + lane
 
     def _store_scale(self, band: Band, norm: Expr, match: Expr, at: tuple[Expr, ...], lane: Expr) -> None:
-        """norm / <unit vector, its codebook image>: 0 for a zero vector."""
+        """The norm, over <unit vector, its codebook image> where the form wants it: 0 for a zero vector."""
         simd = self.simd
         norm = let(norm)
-        scale = tirx.Select(norm == simd.splat(0.0), simd.splat(0.0), norm / match)
+        scale = norm if self.form.scalar == "plain" else norm / match
+        scale = tirx.Select(norm == simd.splat(0.0), simd.splat(0.0), scale)
         simd.store(self.scales, stored_scale(simd, scale), *at, self._scale_at(band, lane))
 
     def _copy(self, source: Buffer, at: tuple[Expr, ...]) -> None:

@@ -118,8 +118,13 @@ class BandWriter:
             store(self.scratch.norms[scale], tirx.sqrt(self._sum(bands, token)), token)
 
     def _scales(self, scale: int, bands: list[Band]) -> None:
-        """scale = ‖z‖ / ⟨z/‖z‖, ẑ⟩ over the bands: 0 for a zero vector, NaN where it is no finite float16."""
+        """scale = ‖z‖ / ⟨z/‖z‖, ẑ⟩ over the bands, or ‖z‖: 0 for a zero vector, NaN where it is no finite float16."""
         norms = self.scratch.norms[scale]
+        if self.form.scalar == "plain":
+            with self._phase(self.page) as token:
+                norm = T.Bind(norms[token])
+                store(self.scratch.scales[scale], self.store_scale(scale, norm, norm, token), token)
+            return
         for band in bands:
             with self._phase(band.rows // LANES * self.page) as item:
                 group, token = divide(item, self.page)

