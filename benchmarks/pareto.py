@@ -16,10 +16,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from engines import limit_threads, token_ids
 from report import RESULTS, table, write
+
+if TYPE_CHECKING:
+    from tqc.eval.fidelity import Fidelity
 
 DEFAULT = (
     *("tq8", "tq5", "tq4", "tq3", "tq2", "k4v3", "k3v2"),
@@ -29,8 +33,31 @@ DEFAULT = (
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, RESULTS / "pareto")
     parser.add_argument("points", nargs="*", metavar="POINT", default=list(DEFAULT))
+    options = parser.parse_args(arguments)
+    limit_threads(options.threads)
+
+    from tqc.eval.onnx_session import OnnxSession
+    from tqc.eval.recoded_session import RecodedSession
+    from tqc.eval.windows import windows
+
+    ids = text_ids(options)
+    model = Model(options)
+    exact = OnnxSession(options.onnx, threads=options.threads)
+    done = load_sums(options)
+    for number, window in enumerate(windows(ids, options.window)):
+        waiting = [point for point in options.points if str(number) not in done.setdefault(point, {})]
+        sessions = {point: RecodedSession(exact, model.recode(point), threads=options.threads) for point in waiting}
+        if waiting:
+            for point, tally in measure(exact, sessions, window, number).items():
+                done[point][str(number)] = tally
+        _save(options, model, done)
+
+
+def make_parser(description: str, output: Path) -> argparse.ArgumentParser:
+    """The arguments of this benchmark and of those that measure by the same rules."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--onnx", type=Path, required=True)
     parser.add_argument("--tokens", type=int, default=6144)
     parser.add_argument("--window", type=int, default=2048, help="tokens of context of each of the text's pieces")
@@ -39,27 +66,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--calibrate", type=Path, help="text for means and bases, in place of the built-in one")
     parser.add_argument("--no-centre", dest="centre", action="store_false")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--output", type=Path, default=RESULTS / "pareto", help="without ending")
-    options = parser.parse_args(arguments)
-    limit_threads(options.threads)
+    parser.add_argument("--output", type=Path, default=output, help="without ending")
+    return parser
 
-    from tqc.eval.onnx_session import OnnxSession
-    from tqc.eval.recoded_session import RecodedSession
+
+def text_ids(options: argparse.Namespace) -> list[int]:
+    """The token ids of the text, with the one that follows it."""
     from tqc.eval.texts import prose
-    from tqc.eval.windows import windows
 
     text = options.text.read_text() if options.text else prose()
-    ids = token_ids(options.onnx, text, options.skip + options.tokens + 1)[options.skip :]
-    model = Model(options)
-    exact = OnnxSession(options.onnx, threads=options.threads)
-    done = _load(options)
-    for number, window in enumerate(windows(ids, options.window)):
-        waiting = [point for point in options.points if str(number) not in done.setdefault(point, {})]
-        sessions = {point: RecodedSession(exact, model.recode(point), threads=options.threads) for point in waiting}
-        if waiting:
-            for point, tally in _measure(exact, sessions, window, number).items():
-                done[point][str(number)] = tally
-        _save(options, model, done)
+    return token_ids(options.onnx, text, options.skip + options.tokens + 1)[options.skip :]
 
 
 class Model:
@@ -117,7 +133,7 @@ class Model:
         return 8 * total / self.values
 
 
-def _measure(exact, sessions, window, number: int) -> dict[str, dict]:
+def measure(exact, sessions, window, number: int) -> dict[str, dict]:
     """Sums over one window, all formats beside the exact cache."""
     from tqc.eval.fidelity import Tally
     from tqc.eval.forcing import teacher_forced
@@ -135,35 +151,41 @@ def _measure(exact, sessions, window, number: int) -> dict[str, dict]:
     return {name: vars(tally) for name, tally in tallies.items()}
 
 
-def _about(options: argparse.Namespace) -> dict:
+def about(options: argparse.Namespace) -> dict:
     keys = ("tokens", "window", "skip", "centre")
     names = {key: str(getattr(options, key) and getattr(options, key).name) for key in ("text", "calibrate")}
     return {key: getattr(options, key) for key in keys} | names
 
 
-def _load(options: argparse.Namespace) -> dict[str, dict[str, dict]]:
+def load_sums(options: argparse.Namespace) -> dict[str, dict[str, dict]]:
     """Sums of windows that were measured before with the same arguments."""
     path = options.output.with_suffix(".json")
     if not path.exists():
         return {}
     found = json.loads(path.read_text())
-    return found["sums"] if found.get("about") == _about(options) else {}
+    return found["sums"] if found.get("about") == about(options) else {}
+
+
+def total(windows: dict[str, dict]) -> Fidelity | None:
+    """The averages over the windows that were measured, None if there are none."""
+    from tqc.eval.fidelity import Tally
+
+    whole = Tally()
+    for sums in windows.values():
+        for key, value in sums.items():
+            best = max if key in ("kl_max", "max_difference") else lambda a, b: a + b
+            setattr(whole, key, best(getattr(whole, key), value))
+    return whole.result("") if whole.tokens else None
 
 
 def _save(options: argparse.Namespace, model: Model, done: dict[str, dict[str, dict]]) -> None:
     from tqc.eval import peers
-    from tqc.eval.fidelity import Tally
 
     points, rows = [], []
     for name, windows in done.items():
-        whole = Tally()
-        for sums in windows.values():
-            for key, value in sums.items():
-                best = max if key in ("kl_max", "max_difference") else lambda a, b: a + b
-                setattr(whole, key, best(getattr(whole, key), value))
-        if not whole.tokens:
+        if (result := total(windows)) is None:
             continue
-        result, bits = whole.result(""), model.bits_per_value(name)
+        bits = model.bits_per_value(name)
         points.append(
             {
                 "name": Path(name).stem if name.endswith(".json") else name,
@@ -193,7 +215,7 @@ def _save(options: argparse.Namespace, model: Model, done: dict[str, dict[str, d
         "model": options.onnx.parent.name,
         "values_per_token": model.values,
         "points": points,
-        "about": _about(options),
+        "about": about(options),
         "sums": done,
     }
     tables = table(header, rows)
