@@ -125,8 +125,8 @@ def _save(options: argparse.Namespace, model: Model, sources: Sources, done: dic
         "float cache whose pages pass through each format when they leave the exact window. What a row does not say is "
         "as in tq3, the first: rotation of one round with seed 0, the unbiased scalar, 4 sinks and 128 newest tokens "
         "exact, keys centred by their mean before RoPE over "
-        f"{model.means.tokens} tokens of the built-in text, averaged over positions. Rows with bands have them for "
-        "keys only, values are tq3. No window: every token is coded at once, but a chunk sees its own 64 tokens "
+        f"{model.means.tokens} tokens of the built-in text, averaged over positions. Bands of "
+        "one side leave the other tq3. No window: every token is coded at once, but a chunk sees its own 64 tokens "
         "exactly. Bits count scales, not the exact tokens. The seeds of the rotation show how much is noise."
     )
     data = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -64,7 +64,7 @@ class Variation:
         return bits / values
 
 
-VARIATIONS = (
+_ROWS = (
     Variation("Key mean", "tq3"),
     Variation("Key mean", "no mean", mean="none"),
     Variation("Key mean", "mean after RoPE", mean="after"),
@@ -82,14 +82,36 @@ VARIATIONS = (
     Variation("Basis of the keys", "bands, one scale (16@5+16@3+32@2)", k=BANDS.replace("/", "+")),
     Variation("Basis of the keys", "bands, statistics after RoPE", k=BANDS, basis="after"),
     Variation("Basis of the keys", "bands, longer text of the same kind", k=BANDS, mean="longer", basis="longer"),
+    Variation("Basis of the keys", "fewer bits in two bands (16@4/48@2)", k="16@4/48@2"),
     Variation("Basis of the keys", "bands, one of 1 bit (16@5/32@3/16@1)", k="16@5/32@3/16@1"),
+    Variation("Basis of the keys", "bands, one of 0 bits (16@6/32@3/16@0)", k="16@6/32@3/16@0"),
+    Variation("Basis of the values", "balanced values (64@3)", v="64@3"),
+    Variation("Basis of the values", f"bands of values ({BANDS})", v=BANDS),
     Variation("Exact tokens", "no sinks", sinks=0),
     Variation("Exact tokens", "no window", recent=0),
     Variation("Trellis codes", "tq2", k="tq2", v="tq2"),
     Variation("Trellis codes", "trellis, 2 bits", base="tq2", k="tcq2", v="tcq2"),
     Variation("Trellis codes", "trellis, 3 bits", k="tcq3", v="tcq3"),
 )
-"""In the order of the tables. What is not said is the first row: tq3 for both, keys centred, 4 sinks, 128 newest."""
+
+REPEATED = (
+    *("no mean", "mean after RoPE", "mean of the model's own text", "values centred too"),
+    *("norm", "balanced (64@3)", f"bands ({BANDS})"),
+)
+"""Rows that are measured with another rotation too, to tell what they do from what its luck does."""
+
+VARIATIONS = (
+    *_ROWS,
+    *(
+        replace(row, topic="Again with seed 1", name=f"{row.name}, seed 1", base="seed 1", seed=1)
+        for row in _ROWS
+        if row.name in REPEATED
+    ),
+)
+"""In the order of the tables. What is not said is the first row: tq3 for both, keys centred, 4 sinks, 128 newest.
+
+Bands are those of head_dim 64.
+"""
 
 
 def make_recode(variation: Variation, model: Any, sources: Any) -> Callable[[int, str, np.ndarray], np.ndarray]:

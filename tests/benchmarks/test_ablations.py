@@ -27,7 +27,8 @@ def test_every_row_is_measured_once(arguments, tmp_path, monkeypatch):
     assert rows["no window"]["kl"] > rows["tq3"]["kl"] < rows["tq2"]["kl"]
     assert rows["trellis, 2 bits"]["ratio"] == pytest.approx(rows["trellis, 2 bits"]["kl"] / rows["tq2"]["kl"])
     table = (tmp_path / "ablations.md").read_text()
-    assert table.count("| tq3 | 3.250 |") == 6  # in front of every topic
+    assert table.count("| tq3 | 3.250 |") == 7  # in front of every topic but the last
+    assert table.count("| seed 1 | 3.250 |") == 2
 
     monkeypatch.setattr(ablations, "measure", lambda *_: pytest.fail("measured again"))
     ablations.main(arguments)
