@@ -14,14 +14,12 @@ from itertools import groupby
 from typing import Any
 
 from engines import limit_threads
-from pareto import Model, about, load_sums, make_parser, measure, text_ids, total
+from pareto import BATCH, ExactModel, Model, about, batched, load_sums, make_parser, measure, text_ids, total
 from report import RESULTS, table, write
 from sources import Sources
 from variations import VARIATIONS, Variation, make_recode
 
 BY_NAME = {variation.name: variation for variation in VARIATIONS}
-BATCH = 6
-"""Rows that share a run of the exact model, after which they are saved."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -32,29 +30,25 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"unknown rows: {', '.join(unknown)}; there are: {', '.join(BY_NAME)}")
     limit_threads(options.threads)
 
-    from tqc.eval.onnx_session import OnnxSession
     from tqc.eval.windows import windows
 
-    ids = text_ids(options)
-    model, exact = Model(options), OnnxSession(options.onnx, threads=options.threads)
-    done = load_sums(options)
-    sources = Sources(options, model, exact, _generated(options) if done else "")
-    for number, window in enumerate(windows(ids, options.window)):
-        waiting = [name for name in options.rows if str(number) not in done.setdefault(name, {})]
-        for start in range(0, len(waiting), BATCH):
-            rows = [BY_NAME[name] for name in waiting[start : start + BATCH]]
-            sessions = {row.name: _session(row, exact, model, sources, options.threads) for row in rows}
-            for name, tally in measure(exact, sessions, window, number).items():
-                done[name][str(number)] = tally
-            _save(options, model, sources, done)
-    _save(options, model, sources, done)
+    ids, model, done = text_ids(options), Model(options), load_sums(options)
+    with ExactModel(options) as exact:
+        sources = Sources(options, model, exact.session(), _generated(options) if done else "")
+        for number, window in enumerate(windows(ids, options.window)):
+            waiting = [name for name in options.rows if str(number) not in done.setdefault(name, {})]
+            for names in batched(waiting, BATCH):
+                sessions = {name: _session(BY_NAME[name], exact.session(), model, sources) for name in names}
+                for name, tally in measure(exact.session(), sessions, window, number).items():
+                    done[name][str(number)] = tally
+                _save(options, model, sources, done)
+        _save(options, model, sources, done)
 
 
-def _session(row: Variation, exact: Any, model: Model, sources: Sources, threads: int) -> Any:
+def _session(row: Variation, exact: Any, model: Model, sources: Sources) -> Any:
     from tqc.eval.recoded_session import RecodedSession
 
-    recode = make_recode(row, model, sources)
-    return RecodedSession(exact, recode, sinks=row.sinks, recent=row.recent, threads=threads)
+    return RecodedSession(exact, make_recode(row, model, sources), sinks=row.sinks, recent=row.recent)
 
 
 def _generated(options: argparse.Namespace) -> str:
@@ -121,7 +115,7 @@ def _save(options: argparse.Namespace, model: Model, sources: Sources, done: dic
     method = (
         f"{' to '.join(map(str, counted[:: max(1, len(counted) - 1)]))} predictions a row, in windows of "
         f"{options.window} tokens, teacher-forced in chunks of 64; text: "
-        f"{options.text.name if options.text else 'pydoc topics'} from token {options.skip} on. onnxruntime with a "
+        f"{options.text.name if options.text else 'pydoc topics'} from token {options.skip} on. The model with a "
         "float cache whose pages pass through each format when they leave the exact window. What a row does not say is "
         "as in tq3, the first: rotation of one round with seed 0, the unbiased scalar, 4 sinks and 128 newest tokens "
         "exact, keys centred by their mean before RoPE over "

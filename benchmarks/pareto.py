@@ -2,10 +2,9 @@
 
     python benchmarks/pareto.py --onnx demo/smollm2/model.onnx [--tokens 6144] [--window 2048] [POINT …]
 
-onnxruntime runs the exported model; whenever a page of 64 tokens leaves the exact window (4 sinks and 128 newest stay
+The model runs with an exact cache; whenever a page of 64 tokens leaves the exact window (4 sinks and 128 newest stay
 exact), its keys and values pass through a format (`tqc.eval.recoded_session`). A POINT is a scheme as --kv takes it,
-a plan's file, `budget:BITS` for a plan that is made here, or a peer: q4_0, q8_0, kivi2, kivi4. Finished windows are
-kept in the output and not measured again.
+a plan's file, or a peer: q4_0, q8_0, kivi2, kivi4. Finished windows are kept in the output and not measured again.
 """
 
 from __future__ import annotations
@@ -13,10 +12,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from engines import limit_threads, token_ids
@@ -30,6 +30,8 @@ DEFAULT = (
     *("tq2.5", "tq3.5", "tqp4", "tqp3", "polar", "qjl", "k:qjl2o,v:tq2"),
     *("q8_0", "q4_0", "kivi4", "kivi2"),
 )
+BATCH = 9
+"""Points that share a run of the exact model, after which they are saved: each has a float cache in memory."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -38,21 +40,50 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     limit_threads(options.threads)
 
-    from tqc.eval.onnx_session import OnnxSession
     from tqc.eval.recoded_session import RecodedSession
     from tqc.eval.windows import windows
 
     ids = text_ids(options)
     model = Model(options)
-    exact = OnnxSession(options.onnx, threads=options.threads)
     done = load_sums(options)
-    for number, window in enumerate(windows(ids, options.window)):
-        waiting = [point for point in options.points if str(number) not in done.setdefault(point, {})]
-        sessions = {point: RecodedSession(exact, model.recode(point), threads=options.threads) for point in waiting}
-        if waiting:
-            for point, tally in measure(exact, sessions, window, number).items():
-                done[point][str(number)] = tally
-        _save(options, model, done)
+    with ExactModel(options) as exact:
+        for number, window in enumerate(windows(ids, options.window)):
+            waiting = [point for point in options.points if str(number) not in done.setdefault(point, {})]
+            for points in batched(waiting, BATCH):
+                sessions = {point: RecodedSession(exact.session(), model.recode(point)) for point in points}
+                for point, tally in measure(exact.session(), sessions, window, number).items():
+                    done[point][str(number)] = tally
+                _save(options, model, done)
+
+
+def batched(items: list[str], size: int) -> list[list[str]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+class ExactModel:
+    """An artifact with an exact cache, every token in a page, that lives as long as the `with`."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options, self._folder = options, tempfile.TemporaryDirectory(prefix="tqc-exact-")
+
+    def __enter__(self) -> ExactModel:
+        from tqc.compiler import CompileOptions, compile_model
+
+        self._path = Path(self._folder.name, "exact.tqc")
+        options = CompileOptions(
+            self._options.onnx, self._path, kv="fp32", sinks=0, recent=0, max_context=self._options.window
+        )
+        compile_model(options)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._folder.cleanup()
+
+    def session(self) -> Any:
+        """A new session; all share the weights in the file."""
+        import tqc
+
+        return tqc.load(self._path)
 
 
 def make_parser(description: str, output: Path) -> argparse.ArgumentParser:
@@ -206,7 +237,7 @@ def _save(options: argparse.Namespace, model: Model, done: dict[str, dict[str, d
         )
     method = (
         f"{options.tokens} predictions in windows of {options.window} tokens, teacher-forced in chunks of 64; text: "
-        f"{options.text.name if options.text else 'pydoc topics'} from token {options.skip} on. onnxruntime with a "
+        f"{options.text.name if options.text else 'pydoc topics'} from token {options.skip} on. The model with a "
         "float cache whose pages pass through each format when they leave the exact window (4 sinks, 128 newest "
         f"tokens); means and bases measured over {model.means.tokens} tokens of another text. Bits count scales."
     )

@@ -26,8 +26,11 @@ SCHEMES = (
 """Every kind of form on each side where it can be; each pair is compiled once."""
 
 
-def recoded(model: Path, artifact: Path) -> RecodedSession:
-    """The model in onnxruntime with the artifact's schemes, means and bases, by the NumPy codecs."""
+EXACT = {"kv": "fp32", "sinks": 0, "recent": 0, "max_context": OPTIONS["max_context"]}
+
+
+def recoded(exact: Path, artifact: Path) -> RecodedSession:
+    """The model with an exact cache that passes through the artifact's schemes, means and bases, in NumPy."""
     params, manifest = load_file(artifact / "params.safetensors"), read_manifest(artifact)
 
     def recode(layer: int, side: str, x: np.ndarray) -> np.ndarray:
@@ -40,7 +43,7 @@ def recoded(model: Path, artifact: Path) -> RecodedSession:
             out[head] = made.decode(made.encode(vectors - shift)) + shift
         return out
 
-    return RecodedSession(model, recode, **{key: OPTIONS[key] for key in ("sinks", "recent", "page")})
+    return RecodedSession(tqc.load(exact), recode, **{key: OPTIONS[key] for key in ("sinks", "recent", "page")})
 
 
 def logits(session, ids: list[int]) -> np.ndarray:
@@ -53,9 +56,9 @@ def test_the_answers_are_those_of_the_codec(tiny_llama_onnx, compiled, kv: str) 
     # Folding rounds weights anew, and leaves no matrix of the values to look up.
     path = compiled(tiny_llama_onnx, kv=kv, fold=False, **OPTIONS)
     ids = random_ids(TOKENS)
-    session = tqc.load(path)
-    wanted, found = logits(recoded(tiny_llama_onnx, path), ids), logits(session, ids)
-    exact = logits(RecodedSession(tiny_llama_onnx, lambda _layer, _side, x: x, page=32), ids)
+    session, plain = tqc.load(path), compiled(tiny_llama_onnx, **EXACT)
+    wanted, found = logits(recoded(plain, path), ids), logits(session, ids)
+    exact = logits(tqc.load(plain), ids)
     coding = np.abs(wanted - exact).max()
     # A number on the edge between two codes may fall to the other side: far less than what coding does.
     assert np.abs(found - wanted).max() < 0.1 * coding + 1e-4
