@@ -18,12 +18,18 @@ PolarQuant packs angles along tokens on both sides: first the 4-bit ones of leve
 ones of levels 2, 3 and 4, `[angle, page/8]`; its scales are the radii, number b that of dims `16·b …`.
 
 An exact scheme stores its values instead, K as `[dim, token]`, V as `[token, dim]`.
+
+This is the order `lanes`, that of CPUs. Kernels on tensor cores have `fragments` instead (`tqc.codec.fragments`): codes
+are uint32 words and pages of 64 tokens, exact tensors hold fragments too. PolarQuant's angles keep their order.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
+from tqc.codec import fragments
 from tqc.codec.form import Form, form
 from tqc.errors import TargetError
 
@@ -68,7 +74,8 @@ class TensorSpec:
 class CacheLayout:
     """Geometry and schemes of one layer's cache. `k` and `v` are scheme names, lengths count tokens.
 
-    `ring`: slots for coded pages that each sequence has, at most; 0: coded pages lie in the pool.
+    `ring`: slots for coded pages that each sequence has, at most; 0: coded pages lie in the pool. `order`: that of the
+    numbers in a page, `lanes` or `fragments`.
     """
 
     query_heads: int
@@ -81,6 +88,7 @@ class CacheLayout:
     page: int = 64
     exact_dtype: str = "float32"
     ring: int = 0
+    order: str = "lanes"
 
     @property
     def group(self) -> int:
@@ -125,21 +133,46 @@ class CacheLayout:
 
     def tensors(self) -> tuple[TensorSpec, ...]:
         """The state tensors in the order in which kernels take them; regions of size 0 are left out."""
-        heads, dim, page = self.kv_heads, self.head_dim, self.page
-        specs = []
+        heads, page, specs = self.kv_heads, self.page, []
         if self.sinks:
             specs += [
-                TensorSpec("sink_k", ("batch", heads, dim, self.sink_slots), self.exact_dtype),
-                TensorSpec("sink_v", ("batch", heads, self.sink_slots, dim), self.exact_dtype),
+                TensorSpec("sink_k", ("batch", heads, *self._exact("k", self.sink_slots)), self.exact_dtype),
+                TensorSpec("sink_v", ("batch", heads, *self._exact("v", self.sink_slots)), self.exact_dtype),
             ]
         specs += [
-            TensorSpec("tail_k", ("batch", heads, self.tail_pages, dim, page), self.exact_dtype),
-            TensorSpec("tail_v", ("batch", heads, self.tail_pages, page, dim), self.exact_dtype),
+            TensorSpec("tail_k", ("batch", heads, self.tail_pages, *self._exact("k", page)), self.exact_dtype),
+            TensorSpec("tail_v", ("batch", heads, self.tail_pages, *self._exact("v", page)), self.exact_dtype),
         ]
         pages: tuple[str, ...] = ("batch", f"ring{self.ring}") if self.ring else ("pages",)
         for side in ("k", "v"):
             stored = self.form(side)
-            specs.append(TensorSpec(f"{side}_codes", (*pages, heads, stored.units(page)), stored.dtype))
+            wide = self.order == "fragments" and not stored.exact  # two units are one word
+            units, dtype = (stored.units(page) // 2, "uint32") if wide else (stored.units(page), stored.dtype)
+            specs.append(TensorSpec(f"{side}_codes", (*pages, heads, units), dtype))
             if stored.scales:
                 specs.append(TensorSpec(f"{side}_scale", (*pages, heads, stored.scales * page), "float16"))
         return tuple(specs)
+
+    def _exact(self, side: str, tokens: int) -> tuple[int, ...]:
+        """The shape of one KV head's exact region of `tokens` tokens, whole vectors."""
+        if self.order == "fragments":
+            return (tokens * self.head_dim,)
+        return (self.head_dim, tokens) if side == "k" else (tokens, self.head_dim)
+
+    def check_order(self) -> None:
+        """Raises TargetError if the numbers of a page cannot be put in the layout's order."""
+        if self.order not in ("lanes", "fragments"):
+            raise TargetError(f"unknown order '{self.order}' of a page", expected="lanes or fragments")
+        if self.order == "fragments" and self.page != fragments.TOKENS:
+            raise TargetError(
+                "this page does not fit the tensor cores",
+                where="--page",
+                expected=f"{fragments.TOKENS} tokens",
+                found=str(self.page),
+            )
+
+    def exact_vectors(self, side: str, region: np.ndarray) -> np.ndarray:
+        """A region of exact values [..., *numbers of one KV head] as vectors [..., tokens, head_dim]."""
+        if self.order == "fragments":
+            return fragments.unpack_exact(region, self.head_dim, side)
+        return region.swapaxes(-1, -2) if side == "k" else region

@@ -7,7 +7,7 @@ from typing import Literal
 import ml_dtypes
 import numpy as np
 
-from tqc.codec import pages
+from tqc.codec import fragments, pages
 from tqc.codec.banded import Banded
 from tqc.codec.form import Form
 from tqc.codec.polar import Polar
@@ -17,13 +17,14 @@ Side = Literal["k", "v"]
 
 
 def encode_page(
-    form: Form, side: Side, z: np.ndarray, seed: int = 0, scalar: str | None = None
+    form: Form, side: Side, z: np.ndarray, seed: int = 0, scalar: str | None = None, order: str = "lanes"
 ) -> tuple[np.ndarray, np.ndarray]:
     """(elements `form.dtype` [..., units], scale float16 [..., scales·page]) of a page of vectors z
-    [..., page, head_dim] in the cache's basis. `seed`: that of the cache, whose sketches it chooses.
+    [..., page, head_dim] in the cache's basis. `seed`: that of the cache, whose sketches it chooses. In the order
+    `fragments` codes are uint32 [..., units / 2].
 
     What cannot be kept is NaN as in the codec of the scheme, or infinite in an exact one. Raises CodecError if the
-    vectors are not those of the form, or the page is no multiple of 16 tokens.
+    vectors are not those of the form, or the page is no multiple of 16 tokens (`fragments`: not of 64).
     """
     z = np.asarray(z)
     if z.ndim < 2 or z.shape[-1] != form.head_dim or z.shape[-2] % pages.UNIT_BITS or side not in ("k", "v"):
@@ -33,10 +34,14 @@ def encode_page(
             expected=f"floats of shape (..., a multiple of {pages.UNIT_BITS} tokens, {form.head_dim}), side k or v",
             found=f"{z.shape}, side {side}",
         )
+    in_fragments = order == "fragments"
     if form.exact:
-        values = z.swapaxes(-1, -2) if side == "k" else z
         with np.errstate(over="ignore"):
-            return _flat(values.astype(_dtype(form))), np.zeros((*z.shape[:-2], 0), np.float16)
+            values = z.astype(_dtype(form))
+        no_scales = np.zeros((*z.shape[:-2], 0), np.float16)
+        if in_fragments:
+            return fragments.pack_exact(values, side), no_scales
+        return _flat(values.swapaxes(-1, -2) if side == "k" else values), no_scales
     if form.kind == "polar":
         polar = Polar(form.scheme, form.head_dim, seed)
         codes, scales = polar.quantize(z)
@@ -44,13 +49,21 @@ def encode_page(
     else:
         codes, scales = Banded(form.scheme, form.head_dim, seed, scalar).quantize(z)
         pack = pages.pack_k if side == "k" else pages.pack_v
-        parts = [pack(codes[..., band.start : band.stop], band.bits) for band in form.coded_bands]
-    return np.concatenate(parts, axis=-1), _flat(scales.swapaxes(-1, -2))
+        bands = [(codes[..., band.start : band.stop], band.bits) for band in form.coded_bands]
+        parts = [fragments.pack(part, bits, side) if in_fragments else pack(part, bits) for part, bits in bands]
+    stored = np.concatenate(parts, axis=-1)
+    if in_fragments:
+        stored, scales = stored.view(np.uint32), scales[..., fragments.scale_order(), :]
+    return stored, _flat(scales.swapaxes(-1, -2))
 
 
-def decode_page(form: Form, side: Side, elements: np.ndarray, scale: np.ndarray, page: int) -> np.ndarray:
+def decode_page(
+    form: Form, side: Side, elements: np.ndarray, scale: np.ndarray, page: int, order: str = "lanes"
+) -> np.ndarray:
     """The coded vectors of a page of `page` tokens, float32 [..., page, rows]: the inverse of `encode_page`."""
-    lead = elements.shape[:-1]
+    lead, in_fragments = elements.shape[:-1], order == "fragments"
+    if in_fragments and not form.exact:
+        elements = np.ascontiguousarray(elements).view(np.uint16)
     if elements.shape[-1] != form.units(page) or scale.shape[-1] != form.scales * page:
         raise CodecError(
             "this is no page",
@@ -58,11 +71,15 @@ def decode_page(form: Form, side: Side, elements: np.ndarray, scale: np.ndarray,
             expected=f"{form.units(page)} elements, {form.scales * page} scales",
             found=f"{elements.shape[-1]} and {scale.shape[-1]}",
         )
+    if form.exact and in_fragments:
+        return fragments.unpack_exact(elements, form.head_dim, side).astype(np.float32)
     if form.exact:
         shape = (form.head_dim, page) if side == "k" else (page, form.head_dim)
         values = elements.reshape(*lead, *shape).astype(np.float32)
         return np.ascontiguousarray(values.swapaxes(-1, -2)) if side == "k" else values
     scales = scale.reshape(*lead, form.scales, page).swapaxes(-1, -2)
+    if in_fragments:
+        scales = scales[..., np.argsort(fragments.scale_order()), :]
     if form.kind == "polar":
         polar, codes, start = Polar(form.scheme, form.head_dim), [], 0
         for rows, bits in polar.streams:
@@ -76,7 +93,11 @@ def decode_page(form: Form, side: Side, elements: np.ndarray, scale: np.ndarray,
     for band in form.coded_bands:
         start = form.offset(band, page)
         units = elements[..., start : start + page * band.rows * band.bits // pages.UNIT_BITS]
-        codes[..., band.start : band.stop] = unpack(units, band.bits, band.rows)
+        if in_fragments:
+            words = np.ascontiguousarray(units).view(np.uint32)
+            codes[..., band.start : band.stop] = fragments.unpack(words, band.bits, band.rows, side)
+        else:
+            codes[..., band.start : band.stop] = unpack(units, band.bits, band.rows)
     return Banded(form.scheme, form.head_dim).dequantize(codes, scales)
 
 
