@@ -118,7 +118,8 @@ def test_a_block_keeps_its_radius_and_its_signs(block: list[float]) -> None:
     assert np.linalg.norm(found) == pytest.approx(np.linalg.norm(z), rel=1e-3, abs=1e-7)
     assert (codes[:8] < 16).all()
     assert (codes[8:] < 4).all()
-    assert ((found * z >= 0) | (np.abs(z) < 1e-5)).all()
+    # An angle in float32 cannot tell a number from zero beside one a million times as large.
+    assert ((found * z >= 0) | (np.abs(z) <= 1e-6 * np.abs(z).max())).all()
 
 
 def test_a_lost_block_is_nan_and_no_other() -> None:

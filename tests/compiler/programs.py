@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -108,10 +109,12 @@ def hugging_face_program(model: Any) -> torch.export.ExportedProgram:
     for layer, (key, value) in enumerate(cache(model)):
         past.update(key, value, layer)
     ids, mask, positions = tokens()
-    arguments = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "past_key_values": past}
+    # The argument has another name since transformers 5.24.
+    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+    arguments = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, name: past}
     side = [{0: AUTO, 2: AUTO}] * len(past.layers)
     shapes = {name: {0: AUTO, 1: AUTO} for name in ("input_ids", "attention_mask", "position_ids")}
     with torch.no_grad():
         return torch.export.export(
-            model, (), arguments, dynamic_shapes=shapes | {"past_key_values": [side, side]}, strict=False
+            model, (), arguments, dynamic_shapes=shapes | {name: [side, side]}, strict=False
         )
