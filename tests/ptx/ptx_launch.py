@@ -1,0 +1,231 @@
+"""A launch of a kernel: what is known of it beforehand, its parameters, and the blocks one chunk after the other."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+import ptx_instructions  # noqa: F401  (registers the handlers)
+from ptx_async import Copies
+from ptx_barrier import is_partial
+from ptx_decode import Step
+from ptx_error import PtxError
+from ptx_flow import arguments, blocks_of, doubtful_registers, is_barrier, results, stored_params, symbols_in
+from ptx_global import GlobalMemory
+from ptx_lanes import Active, Dim, Lanes, check_launch
+from ptx_machine import Machine
+from ptx_mbarrier import Mbarriers
+from ptx_parse import Entry, Instruction, Module
+from ptx_report import Report
+from ptx_shared import LocalMemory, SharedLayout, SharedMemory
+from ptx_track import BlockOrder
+from ptx_types import KINDS
+
+_MOST_LANES, _MOST_FINE_LANES = 8192, 2048
+_SHARED_WINDOW, _LOCAL_WINDOW = 1 << 60, 1 << 61
+"""What generic addresses of shared and of local memory have added."""
+_SHARED, _LOCAL = {"shared", "shared::cta", "shared::cluster"}, {"local"}
+
+
+class Facts:
+    """What the text of a kernel says, found once for all launches."""
+
+    def __init__(self, module: Module, entry: Entry) -> None:
+        self.entry = entry
+        self.blocks = blocks_of(entry)
+        self.doubtful = doubtful_registers(entry, self.blocks)
+        self.stored = stored_params(entry)
+        code = entry.instructions
+        self.uses_mbarriers = any(ins.name == "mbarrier" or "mbarrier" in ".".join(ins.parts) for ins in code)
+        self.fine = self.uses_mbarriers or any(
+            (is_barrier(ins) and is_partial(ins)) or (ins.name in ("bar", "barrier") and "warp" in ins.parts)
+            for ins in code
+        )
+        named = {name for ins in code for operand in ins.operands for name in symbols_in(operand)}
+        of_module = [array for array in module.arrays.values() if array.name in named]
+        self.shared = [array for array in (*of_module, *entry.arrays.values()) if array.space == "shared"]
+        self.local = [array for array in entry.arrays.values() if array.space == "local"]
+        self.globals = [array for array in of_module if array.space in ("global", "const")]
+        self.atomic = np.array([_is_atomic(ins) for ins in code])
+        self.params = {param.name: param for param in entry.params}
+        self.shared_granule = min((_width(ins, _SHARED) for ins in code), default=4)
+        self.global_granule = min((_width(ins, {"global"}) for ins in code), default=4)
+
+    def watched(self, instruction: Instruction, step: Step | None, machine: Machine) -> Step | None:
+        """`step` with a look at registers that may not have been written; None if there is nothing to do."""
+        guard = {instruction.guard[0]} if instruction.guard else set()
+        read = [name for name in dict.fromkeys(arguments(instruction)) if name in self.doubtful]
+        made = [name for name in results(instruction) if name in self.doubtful]
+        if not read and not made:
+            return step
+        condition = machine.predicate(instruction.guard[0], instruction) if guard else None
+
+        def check(active: Active, name: str) -> None:
+            known = active.take(machine.written[name])
+            if not known.all():
+                lane = int(active.index[np.argmin(known)])
+                raise machine.fail(instruction, lane, f"reads the register {name}, which the thread has not written")
+
+        def run(active: Active) -> None:
+            for name in read:
+                if name in guard:
+                    check(active, name)
+            chosen = active if condition is None else active.where(condition, instruction.guard[1])
+            if chosen is not None:
+                for name in read:
+                    check(chosen, name)
+            if step is not None:
+                step(active)
+            if chosen is not None:
+                for name in made:
+                    machine.written[name][chosen.index] = True
+
+        return run
+
+
+def _is_atomic(instruction: Instruction) -> bool:
+    """Whether it may meet others of its kind at the same bytes."""
+    if instruction.name == "mbarrier":
+        return instruction.parts[0] not in ("init", "inval")
+    return instruction.name in ("atom", "red") or (
+        instruction.name == "cp" and "mbarrier" in ".".join(instruction.parts)
+    )
+
+
+def _width(instruction: Instruction, spaces: set[str]) -> int:
+    """Bytes of the narrowest element that an instruction may touch in these spaces; 16 if none."""
+    parts = set(instruction.parts)
+    if instruction.name in ("ldmatrix", "stmatrix", "cp", "mbarrier"):
+        return 4 if instruction.name != "mbarrier" else 8
+    if instruction.name not in ("ld", "st", "atom", "red") or parts & {"param", "const"}:
+        return 16
+    named = parts & (_SHARED | _LOCAL | {"global"})
+    kind = KINDS.get(instruction.parts[-1])
+    elsewhere = bool(named) and not named & spaces
+    return 16 if elsewhere or kind is None else kind.size
+
+
+class Launch:
+    """One launch. report: what it does; order: what its blocks know of each other."""
+
+    def __init__(
+        self, module: Module, name: str, grid: Dim, block: Dim, memory: GlobalMemory, *, dynamic: int, report: Report
+    ) -> None:
+        if name not in module.entries:
+            raise PtxError(f"there is no kernel {name}, only {', '.join(module.entries)}")
+        check_launch(grid, block)
+        self.entry = module.entries[name]
+        self.facts = _facts(module, self.entry)
+        self.grid, self.block, self.memory, self.report = grid, block, memory, report
+        self.layout = SharedLayout.of(self.facts.shared, dynamic, self.facts.shared_granule)
+        self.order = BlockOrder(math.prod(grid))
+        self.most_blocks = 50_000_000
+        threads = math.prod(block)
+        most, required = self.entry.most_threads, self.entry.required_threads
+        if threads > (most or threads) or threads != (required or threads):
+            raise PtxError(f"{name} is compiled for at most {required or most} threads in a block, not {threads}")
+        self.symbols = self._module_arrays()
+        self.locals = self._local_addresses()
+        self.params = b""
+
+    def _module_arrays(self) -> dict[str, int]:
+        """Addresses of the module's own arrays, which are new in each launch."""
+        return {
+            array.name: self.memory.add(
+                array.name, np.frombuffer(array.data, np.uint8).copy(), readonly=array.space == "const"
+            )
+            for array in self.facts.globals
+            if array.data is not None
+        }
+
+    def _local_addresses(self) -> dict[str, int]:
+        at, places = 0, {}
+        for array in self.facts.local:
+            at = -(-at // array.align) * array.align
+            places[array.name] = at
+            at += array.size
+        self.local_size = at
+        return places
+
+    def pass_params(self, values: Sequence[int | float | bytes]) -> None:
+        """The kernel's arguments, addresses as integers."""
+        params = self.entry.params
+        if len(values) != len(params):
+            raise PtxError(f"{self.entry.name} takes {len(params)} parameters, not {len(values)}")
+        data = bytearray(sum(param.size + 16 for param in params))
+        for param, value in zip(params, values, strict=True):
+            data[param.offset : param.offset + param.size] = _bytes(value, param.kind, param.size)
+        self.params = bytes(data)
+        stored = self.facts.stored
+        if stored is not None:
+            found = [values[i] for i, param in enumerate(params) if param.name in stored]
+            stored = {int(value) for value in found if isinstance(value, int | np.integer)}
+            stored |= set(self.symbols.values())
+        self.memory.begin(stored, self.facts.global_granule)
+
+    def run(self) -> None:
+        """Runs all blocks. Raises PtxError for whatever the kernel does wrong."""
+        blocks = math.prod(self.grid)
+        padded = -(-math.prod(self.block) // 32) * 32
+        most = max(1, (_MOST_FINE_LANES if self.facts.fine else _MOST_LANES) // padded)
+        with np.errstate(all="ignore"):
+            for first in range(0, blocks, most):
+                machine = Machine(self, Lanes(self.grid, self.block, first, min(most, blocks - first)))
+                machine.run()
+                self.report.add_counts(self.entry, machine.executed())
+
+    # What the machine asks
+
+    def error(self, instruction: Instruction, thread: int, what: str) -> PtxError:
+        name = Lanes(self.grid, self.block, 0, 1).name(thread)
+        return PtxError(f"{self.entry.name}: `{instruction.text}` (line {instruction.line}), {name}: {what}")
+
+    def address_of(self, name: str, instruction: Instruction) -> int:
+        """The address of a variable in its own space."""
+        if name in self.symbols:
+            return self.symbols[name]
+        if name in self.locals:
+            return self.locals[name]
+        if (shared := self.layout.address(name)) is not None:
+            return shared
+        if name in self.facts.params:
+            return self.facts.params[name].offset
+        raise instruction.unknown(f"there is no variable {name}")
+
+    def shared_memory(self, machine: Machine) -> SharedMemory:
+        return SharedMemory(machine, self.layout)
+
+    def local_memory(self, machine: Machine) -> LocalMemory:
+        return LocalMemory(machine, self.local_size)
+
+    def mbarriers(self, machine: Machine) -> Mbarriers | None:
+        return Mbarriers(machine) if self.facts.uses_mbarriers else None
+
+    def copies(self, machine: Machine) -> Copies:
+        return Copies(machine)
+
+    @cached_property
+    def windows(self) -> dict[str, int]:
+        """What generic addresses of a space have added."""
+        return {"shared": _SHARED_WINDOW, "local": _LOCAL_WINDOW, "global": 0, "const": 0, "param": 0}
+
+
+def _facts(module: Module, entry: Entry) -> Facts:
+    if not hasattr(entry, "facts"):
+        entry.facts = Facts(module, entry)
+    return entry.facts
+
+
+def _bytes(value: int | float | bytes, kind: str, size: int) -> bytes:
+    if isinstance(value, bytes | bytearray):
+        if len(value) != size:
+            raise PtxError(f"a parameter of {size} bytes cannot be {len(value)} bytes")
+        return bytes(value)
+    if kind in ("f32", "f64"):
+        return struct.pack("<f" if kind == "f32" else "<d", float(value))
+    if isinstance(value, float | np.floating):
+        raise PtxError(f"a parameter of type {kind} cannot be the float {value}")
+    return (int(value) % (1 << (8 * size))).to_bytes(size, "little")
