@@ -9,7 +9,7 @@ def minimum(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """The other operand where one is NaN; −0 is less than 0."""
     found = np.fmin(a, b)
     zeros = (found == 0) & (a == b)
-    return np.where(zeros & np.signbit(b), b, found) if np.count_nonzero(zeros) else found
+    return np.where(zeros, np.where(np.signbit(a), a, b), found) if np.count_nonzero(zeros) else found
 
 
 def maximum(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -25,6 +25,8 @@ from ptx_track import BlockOrder
 from ptx_types import KINDS
 
 _MOST_LANES, _MOST_FINE_LANES = 8192, 2048
+MOST_BLOCKS = 50_000_000
+"""Basic blocks that a launch may run: more are an endless loop."""
 _SHARED_WINDOW, _LOCAL_WINDOW = 1 << 60, 1 << 61
 """What generic addresses of shared and of local memory have added."""
 _SHARED, _LOCAL = {"shared", "shared::cta", "shared::cluster"}, {"local"}
@@ -37,6 +39,7 @@ class Facts:
         self.entry = entry
         self.blocks = blocks_of(entry)
         self.doubtful = doubtful_registers(entry, self.blocks)
+        self.decoded = False
         self.stored = stored_params(entry)
         code = entry.instructions
         self.uses_mbarriers = any(ins.name == "mbarrier" or "mbarrier" in ".".join(ins.parts) for ins in code)
@@ -56,6 +59,8 @@ class Facts:
 
     def watched(self, instruction: Instruction, step: Step | None, machine: Machine) -> Step | None:
         """`step` with a look at registers that may not have been written; None if there is nothing to do."""
+        if not self.doubtful:
+            return step
         guard = {instruction.guard[0]} if instruction.guard else set()
         read = [name for name in dict.fromkeys(arguments(instruction)) if name in self.doubtful]
         made = [name for name in results(instruction) if name in self.doubtful]
@@ -122,7 +127,7 @@ class Launch:
         self.grid, self.block, self.memory, self.report = grid, block, memory, report
         self.layout = SharedLayout.of(self.facts.shared, dynamic, self.facts.shared_granule)
         self.order = BlockOrder(math.prod(grid))
-        self.most_blocks = 50_000_000
+        self.most_blocks = MOST_BLOCKS
         threads = math.prod(block)
         most, required = self.entry.most_threads, self.entry.required_threads
         if threads > (most or threads) or threads != (required or threads):

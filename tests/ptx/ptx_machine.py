@@ -56,8 +56,12 @@ class Machine:
         self.blocks = launch.facts.blocks
         self.counts = np.zeros(len(self.blocks), np.int64)
         self.gates: list[Gate | None] = [self._gate(block) for block in self.blocks]
-        self.steps = [[self._step(ins) for ins in block.instructions if not _is_end(ins)] for block in self.blocks]
-        self.ends = [self._end(block) for block in self.blocks]
+        self.steps: list[list[Step] | None] = [None] * len(self.blocks)
+        self.ends: list[End | None] = [None] * len(self.blocks)
+        if not launch.facts.decoded:  # the first time all, so that what is unknown is found; then what is run
+            for block in self.blocks:
+                self._decode(block)
+            launch.facts.decoded = True
 
     # What handlers use
 
@@ -112,7 +116,10 @@ class Machine:
                         self.blocks[number].instructions[0], int(active.index[0]), "the kernel does not end"
                     )
                 self.counts[number] += active.warps
-                for step in self.steps[number]:
+                steps = self.steps[number]
+                if steps is None:
+                    steps = self._decode(self.blocks[number])
+                for step in steps:
                     step(active)
                 following = self.ends[number](active)
                 if following is None:
@@ -173,6 +180,12 @@ class Machine:
         if is_warp_wide(first):
             return warp_gate(first, block.number, self)
         return mbarrier_gate(first, block.number, self) if is_wait(first) else None
+
+    def _decode(self, block: Block) -> list[Step]:
+        number = block.number
+        self.steps[number] = [self._step(ins) for ins in block.instructions if not _is_end(ins)]
+        self.ends[number] = self._end(block)
+        return self.steps[number]
 
     def _step(self, instruction: Instruction) -> Step:
         step = decode(instruction, self)
