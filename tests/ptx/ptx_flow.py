@@ -175,7 +175,7 @@ def stored_params(entry: Entry) -> set[str] | None:
             feeds.setdefault(name, set()).update(arguments(instruction))
     stored: set[str] = set()
     for instruction in entry.instructions:
-        if instruction.name in ("st", "red", "atom", "cp") and not {"shared", "shared::cta", "local"} & set(
+        if instruction.name in ("st", "red", "atom") and not {"shared", "shared::cta", "local"} & set(
             instruction.parts[:2]
         ):
             memory = next(operand for operand in instruction.operands if isinstance(operand, Mem))

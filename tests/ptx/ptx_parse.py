@@ -16,7 +16,7 @@ from ptx_error import PtxError
 from ptx_operands import Names, Operand, parse_operands
 from ptx_types import KINDS
 
-_LINE_DIRECTIVES = (".version", ".target", ".address_size", ".file", ".loc", ".alias")
+_LINE_DIRECTIVES = (".version", ".target", ".address_size", ".file", ".loc ", ".loc\t", ".alias")
 _LINKAGE = {".visible", ".extern", ".weak", ".common"}
 _BOUNDS = (".maxntid", ".reqntid", ".minnctapersm", ".maxnctapersm", ".maxnreg", ".noreturn")
 _IGNORED_BOUNDS = (".maxclusterrank", ".explicitcluster", ".reqnctapercluster", ".pragma", ".blocksareclusters")
@@ -250,7 +250,7 @@ class _Body:
                 self.scopes.pop()
                 if not self.scopes:
                     break
-            elif parser.starts((".loc", ".file")):
+            elif parser.starts((".loc ", ".loc\t", ".file")):
                 parser.until("\n")
             elif label := _LABEL.match(parser.text, parser.at):
                 parser.at = label.end()

@@ -170,7 +170,7 @@ def test_counts_of_a_barrier_have_to_agree() -> None:
     with pytest.raises(PtxError, match="others came to the barrier for 64 threads, not 32"):
         results(body, 1, 64)
     with pytest.raises(PtxError, match="whole warps"):
-        results("mov.u32 r60, 0; bar.sync 1, 40;", 1, 64)
+        results("mov.u32 r60, 0; mov.u32 r9, 40; bar.sync 1, r9;", 1, 64)
 
 
 def test_a_register_that_only_some_have_written() -> None:
