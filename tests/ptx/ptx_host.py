@@ -108,7 +108,7 @@ class _Walk:
                 size = int(np.prod([self.number(size) for size in node.buffer.shape], dtype=np.int64))
                 array = np.empty(size, numpy_type(str(node.buffer.dtype)))
                 array.view(np.uint8)[...] = 0xA5
-                self.allocate(str(node.buffer.name), array)
+                self.allocate(str(node.buffer.name) or "a workspace", array)
                 self.values[node.buffer] = Pointer(array)
             case "IfThenElse":
                 taken = node.then_case if self.number(node.condition) else node.else_case

@@ -1,4 +1,4 @@
-"""Small kernels in PTX for tests. Where there is a ptxas it assembles each, so that no test rests on PTX that is none."""
+"""Small kernels in PTX for tests. A ptxas, if there is one, assembles each: no test rests on PTX that is none."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def evaluate(template: str, result: str, *inputs: np.ndarray) -> np.ndarray:
 
 def _load(i: int, dtype: np.dtype) -> tuple[str, str]:
     """The instruction that loads input i from [d0], and the register."""
-    if dtype == bool:
+    if dtype.kind == "b":
         return f"ld.global.u8 h{i}, [d0]; setp.ne.u16 p{i}, h{i}, 0;", f"p{i}"
     if dtype == np.float32:
         return f"ld.global.f32 f{i}, [d0];", f"f{i}"

@@ -48,7 +48,7 @@ def test_what_is_not_read_is_zero(copy: str, size: int) -> None:
 def test_a_copy_of_nothing_may_point_anywhere() -> None:
     body = f"selp.u32 r2, 0, 16, p0; cp.async.cg.shared.global [r11], [d2+1024], 16, r2; {COMMIT} {WAIT}"
     go("setp.ge.u32 p0, r0, 0;" + body)
-    with pytest.raises(PtxError, match="thread 32 .*byte 1024 of param0"):
+    with pytest.raises(PtxError, match=r"thread 32 .*byte 1024 of param0"):
         go("setp.ge.u32 p0, r0, 32;" + body.replace("+1024", "+512").replace("0, 16, p0", "16, 0, p0"))
 
 
@@ -67,7 +67,7 @@ def test_an_own_copy_needs_a_wait_and_another_s_a_barrier_too() -> None:
             go(f"{COPY} {COMMIT} {WAIT} {OUT.format('r11')}".replace(missing, ""))
     with pytest.raises(PtxError, match="to which a copy is still under way"):
         go(f"{COPY} {COMMIT} bar.sync 0; {OUT.format('r12')}")
-    with pytest.raises(PtxError, match="reads byte 16 of stage.*written without a barrier between: thread 1 "):
+    with pytest.raises(PtxError, match=r"reads byte 16 of stage.*written without a barrier between: thread 1 "):
         go(f"{COPY} {COMMIT} {WAIT} {OUT.format('r12')}")
 
 
@@ -79,9 +79,9 @@ def test_a_barrier_before_the_wait_is_no_use() -> None:
 def test_groups_end_in_their_order() -> None:
     stages = "".join(f"cp.async.cg.shared.global [r11+{1024 * i}], [d2], 16; {COMMIT}" for i in range(2))
     go(f"{stages} cp.async.wait_group 1; ld.shared.u32 r20, [r11];", threads=32)
-    with pytest.raises(PtxError, match="reads byte 1024 of stage.*still under way"):
+    with pytest.raises(PtxError, match=r"reads byte 1024 of stage.*still under way"):
         go(f"{stages} cp.async.wait_group 1; ld.shared.u32 r20, [r11+1024];", threads=32)
-    with pytest.raises(PtxError, match="reads byte 0 of stage.*still under way"):
+    with pytest.raises(PtxError, match=r"reads byte 0 of stage.*still under way"):
         go(f"{stages} cp.async.wait_group 2; ld.shared.u32 r20, [r11];", threads=32)
     # Empty groups count too.
     go(f"{stages} {COMMIT} {COMMIT} cp.async.wait_group 2; ld.shared.u32 r20, [r11+1024];", threads=32)
@@ -89,7 +89,7 @@ def test_groups_end_in_their_order() -> None:
 
 def test_nothing_may_be_written_to_the_place_of_a_copy() -> None:
     for late in ("st.shared.u32 [r11], 0;", COPY):
-        with pytest.raises(PtxError, match="(writes|copies to) byte 0 of stage.*still under way"):
+        with pytest.raises(PtxError, match=r"(writes|copies to) byte 0 of stage.*still under way"):
             go(f"{COPY} {COMMIT} {late}")
         go(f"{COPY} {COMMIT} {WAIT} {late}")
 
@@ -104,7 +104,7 @@ def test_a_copy_must_not_overwrite_what_others_still_read() -> None:
     add.u32 r30, r30, 1; setp.lt.u32 p0, r30, 3; @p0 bra LOOP; {WAIT}
     """
     go(loop.format(barrier="bar.sync 0;"))
-    with pytest.raises(PtxError, match="copies to byte 0 of stage.*was read without a barrier between: thread 1 "):
+    with pytest.raises(PtxError, match=r"copies to byte 0 of stage.*was read without a barrier between: thread 1 "):
         go(loop.format(barrier=""))
 
 
@@ -120,7 +120,7 @@ def test_copies_are_bounded_and_aligned() -> None:
 
 
 def test_ldmatrix_and_copies_with_warp_barriers_in_a_ring() -> None:
-    """Each warp fills its own two stages, one ahead, and reads rows that other lanes copied; only warp barriers between."""
+    """Each warp fills its own two stages, one ahead, and reads rows of other lanes; only warp barriers between."""
     body = f"""
     and.b32 r2, r0, 31; mov.u32 r30, 0;
     cp.async.cg.shared.global [r11], [d2], 16; {COMMIT}
@@ -134,5 +134,5 @@ def test_ldmatrix_and_copies_with_warp_barriers_in_a_ring() -> None:
     add.u32 r30, r30, 1; setp.lt.u32 p0, r30, 4; @p0 bra LOOP; {WAIT}
     """
     go(body.format(warp="bar.warp.sync -1;"))
-    with pytest.raises(PtxError, match="copies to byte .* of stage.*was read without a barrier between"):
+    with pytest.raises(PtxError, match=r"copies to byte .* of stage.*was read without a barrier between"):
         go(body.format(warp=""))

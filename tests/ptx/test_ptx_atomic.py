@@ -11,7 +11,8 @@ from ptx_snippet import kernel, launch
 
 RNG = np.random.default_rng(9)
 BEFORE = """mov.u32 r0, %tid.x; ld.param.u64 d0, [param0]; ld.param.u64 d1, [param1]; ld.param.u64 d2, [param2];
-    and.b32 r1, r0, 3; mad.wide.u32 d3, r1, {size}, d0; mad.wide.u32 d4, r0, {size}, d1; mad.wide.u32 d5, r0, {size}, d2;
+    and.b32 r1, r0, 3; mad.wide.u32 d3, r1, {size}, d0;
+    mad.wide.u32 d4, r0, {size}, d1; mad.wide.u32 d5, r0, {size}, d2;
 """
 
 

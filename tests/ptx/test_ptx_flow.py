@@ -154,7 +154,7 @@ def test_who_waits_where_is_said() -> None:
 
 def test_a_barrier_that_some_threads_leave_out() -> None:
     body = "setp.ge.u32 p0, r2, 96; mov.u32 r60, 0; @p0 ret; bar.sync 0;"
-    with pytest.raises(PtxError, match="threads 96–127 have exited; threads 0–95 wait at `bar.sync 0`"):
+    with pytest.raises(PtxError, match=r"threads 96–127 have exited; threads 0–95 wait at `bar.sync 0`"):
         results(body, 2, 128)
     results(body.replace("bar.sync 0;", "bar.sync 0, 96;"), 2, 128)
 
@@ -183,7 +183,7 @@ def test_a_register_that_only_some_have_written() -> None:
 
 
 def test_a_trap_is_an_error_and_so_is_what_is_unknown() -> None:
-    with pytest.raises(PtxError, match="thread 3 .*the kernel stops itself"):
+    with pytest.raises(PtxError, match=r"thread 3 .*the kernel stops itself"):
         results("mov.u32 r60, 0; setp.eq.u32 p0, r2, 3; @p0 trap;", 1, 32)
     with pytest.raises(PtxError, match=r"does not know this instruction: `vadd.*line 14"):
         run(kernel("vadd.s32.s32.s32 r1, r2, r3;"), 1, 32)

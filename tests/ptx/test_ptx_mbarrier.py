@@ -37,14 +37,15 @@ def test_threads_wait_until_all_have_arrived() -> None:
     for wait in (by_parity, by_state):
         _, out = go(body.format(wait=wait))
         assert out[:64].tolist() == [i ^ 63 for i in range(64)]
-    with pytest.raises(PtxError, match="reads byte 252 of stage.*written without a barrier between: thread 63 "):
+    with pytest.raises(PtxError, match=r"reads byte 252 of stage.*written without a barrier between: thread 63 "):
         go(body.format(wait=""))
     # The phase before the first counts as complete: who waits for it does not wait.
     go(INIT.format(count=64) + WAIT.format(label="L", at="r14", parity=1))
 
 
 def test_an_arrival_that_is_missing_is_a_deadlock() -> None:
-    body = f"{INIT.format(count=65)} mbarrier.arrive.shared::cta.b64 _, [r14]; {WAIT.format(label='L', at='r14', parity=0)}"
+    arrive, wait = "mbarrier.arrive.shared::cta.b64 _, [r14];", WAIT.format(label="L", at="r14", parity=0)
+    body = f"{INIT.format(count=65)} {arrive} {wait}"
     with pytest.raises(
         PtxError, match=r"no thread of the block can go on: threads 0–63 wait for the phase at `mbarrier.try_wait"
     ):
@@ -63,7 +64,7 @@ def test_use_needs_an_initialisation_before_a_barrier() -> None:
     use = "mbarrier.arrive.shared::cta.b64 _, [r14];"
     with pytest.raises(PtxError, match="nobody has written"):
         go(use)
-    with pytest.raises(PtxError, match="updates byte 0 of full.*written without a barrier between: thread 0 "):
+    with pytest.raises(PtxError, match=r"updates byte 0 of full.*written without a barrier between: thread 0 "):
         go(INIT.format(count=64).replace("bar.sync 0;", "") + use)
     go(INIT.format(count=64) + use)
     with pytest.raises(PtxError, match="there is no mbarrier at byte 8 of full"):
@@ -83,7 +84,7 @@ def test_a_bulk_copy_is_there_when_the_phase_is_complete() -> None:
     data, out = go(body.format(bytes=1024, wait=wait), threads=256, blocks=1)
     np.testing.assert_array_equal(out[:256], data[:256])
     with pytest.raises(
-        PtxError, match="reads byte 0 of stage.*in no order|without a barrier between: a copy that an mbarrier"
+        PtxError, match=r"reads byte 0 of stage.*in no order|without a barrier between: a copy that an mbarrier"
     ):
         go(body.format(bytes=1024, wait="bar.sync 0;"), threads=256)
     with pytest.raises(PtxError, match="wait for the phase"):  # more bytes are expected than come
@@ -100,7 +101,7 @@ def test_bulk_copies_are_bounded_and_in_order_with_writes() -> None:
         go(f"{begin} {BULK.replace('[d0]', '[d0+8]')} REST:")
     with pytest.raises(PtxError, match="a multiple of 16 bytes"):
         go(f"{begin} mov.u32 r9, 1020; {BULK.replace('1024', 'r9')} REST:")
-    with pytest.raises(PtxError, match="copies to byte 4 of stage.*written without a barrier between: thread 1 "):
+    with pytest.raises(PtxError, match=r"copies to byte 4 of stage.*written without a barrier between: thread 1 "):
         go(f"{INIT.format(count=1)} st.shared.u32 [r11], r0; @!p0 bra REST; {EXPECT.format(bytes=1024)} {BULK} REST:")
     go(f"st.shared.u32 [r11], r0; {begin} {BULK} REST:")
 
@@ -141,7 +142,7 @@ def test_a_ring_of_stages_between_a_producer_and_consumers() -> None:
     wait = WAIT.format(label="EMPTY", at="r35", parity="r33")
     data, out = go(RING.format(wait_empty=wait, sync="bar.warp.sync -1;"), threads=96)
     np.testing.assert_array_equal(out, data)
-    with pytest.raises(PtxError, match="copies to byte .* of stage.*was (read|written) without a barrier between"):
+    with pytest.raises(PtxError, match=r"copies to byte .* of stage.*was (read|written) without a barrier between"):
         go(RING.format(wait_empty="", sync="bar.warp.sync -1;"), threads=96)
     with pytest.raises(PtxError, match="was read without a barrier between"):  # the lane speaks for others too early
         go(RING.format(wait_empty=wait, sync=""), threads=96)

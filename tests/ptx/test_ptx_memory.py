@@ -180,7 +180,7 @@ def test_bytes_that_nobody_has_written() -> None:
     launch(kernel(text.format(more="st.global.u16 [d2+2], 1;"), "u64"), 1, 32, Unwritten(out))
     assert (out == 0x10007).all()
     launch(kernel(text.format(more=""), "u64"), 1, 32, np.zeros(32, np.uint32))
-    with pytest.raises(PtxError, match="thread 0 .*reads byte 0 of param0, which has 128, which nobody has written"):
+    with pytest.raises(PtxError, match=r"thread 0 .*reads byte 0 of param0, which has 128, which nobody has written"):
         launch(kernel(text.format(more=""), "u64"), 1, 32, Unwritten(np.zeros(32, np.uint32)))
 
 

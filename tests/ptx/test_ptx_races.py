@@ -49,7 +49,7 @@ PAIRS = {
     "read after write, other warp": (
         "st.shared.u32 [r11], r0; bar.sync 0; ld.shared.u32 r4, [r13];",
         "st.shared.u32 [r11], r0; ld.shared.u32 r4, [r13];",
-        r"thread 0 .*reads byte 128 of left.*without a barrier between: thread 32 of block \(0, 0, 0\) at `st.shared.u32",
+        r"thread 0 .*reads byte 128 of left.*without a barrier between: thread 32 of block \(0, 0, 0\) at `st.sh",
     ),
     "read after write, same warp": (
         "st.shared.u32 [r11], r0; bar.warp.sync 0xffffffff; ld.shared.u32 r4, [r12];",
@@ -90,12 +90,15 @@ PAIRS = {
     ),
     "a vector over a neighbour's word": (
         "mad.lo.u32 r5, r0, 8, r10; st.shared.v2.u32 [r5], {r0, r0}; ld.shared.u32 r4, [r5+4];",
-        "mad.lo.u32 r5, r1, 64, r11; st.shared.u32 [r5+4], r0; and.b32 r6, r0, 62; mad.lo.u32 r5, r6, 4, r10; ld.shared.v2.u32 {r4, r5}, [r5];",
-        "reads byte",
+        """st.shared.u32 [r11], r0; and.b32 r6, r0, 62; mad.lo.u32 r5, r6, 4, r10;
+        ld.shared.v2.u32 {r4, r5}, [r5];""",
+        "thread 0 .*reads byte 4 of left.*without a barrier between: thread 1 ",
     ),
     "several readers": (
-        "setp.eq.u32 p0, r0, 0; @p0 st.shared.u32 [r10], r0; bar.sync 0; ld.shared.u32 r4, [r10]; bar.sync 0; @p0 st.shared.u32 [r10], r4;",
-        "setp.eq.u32 p0, r0, 0; @p0 st.shared.u32 [r10], r0; bar.sync 0; ld.shared.u32 r4, [r10]; @p0 st.shared.u32 [r10], r4;",
+        """setp.eq.u32 p0, r0, 0; @p0 st.shared.u32 [r10], r0; bar.sync 0; ld.shared.u32 r4, [r10];
+        bar.sync 0; @p0 st.shared.u32 [r10], r4;""",
+        """setp.eq.u32 p0, r0, 0; @p0 st.shared.u32 [r10], r0; bar.sync 0; ld.shared.u32 r4, [r10];
+        @p0 st.shared.u32 [r10], r4;""",
         "thread 0 .*writes byte 0 of left.*was read without a barrier between: several threads",
     ),
 }
@@ -112,7 +115,7 @@ def test_order(case: str) -> None:
 
 def test_reads_of_many_instructions_are_not_forgotten() -> None:
     """More reads than are kept one by one, before a write of what the first of them read."""
-    reads = "".join(f"ld.shared.u32 r4, [r13];" for _ in range(150))
+    reads = "".join("ld.shared.u32 r4, [r13];" for _ in range(150))
     before = f"st.shared.u32 [r11], r0; bar.sync 0; {reads}"
     go(f"{before} bar.sync 0; st.shared.u32 [r11], r4;")
     with pytest.raises(PtxError, match="was read without a barrier between: thread 32"):
@@ -156,7 +159,8 @@ def test_a_full_array_of_random_traffic_in_order() -> None:
     for _ in range(30):
         offset = int(rng.integers(0, 64))
         rounds.append(
-            f"""add.u32 r4, r0, {offset}; and.b32 r4, r4, 63; mad.lo.u32 r5, r4, 4, r10; st.shared.u32 [r5], r0; bar.sync 0;
+            f"""add.u32 r4, r0, {offset}; and.b32 r4, r4, 63;
+            mad.lo.u32 r5, r4, 4, r10; st.shared.u32 [r5], r0; bar.sync 0;
             xor.b32 r4, r0, {offset}; mad.lo.u32 r5, r4, 4, r10; ld.shared.u32 r6, [r5]; bar.sync 0;"""
         )
     go("".join(rounds))

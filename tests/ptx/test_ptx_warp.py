@@ -102,7 +102,8 @@ def test_a_mask_without_the_lane_itself() -> None:
 
 
 def test_lanes_that_have_exited_are_not_waited_for() -> None:
-    body = f"setp.ge.u32 p0, r0, 20; @p0 exit; setp.ne.u32 p1, r1, 0; vote.sync.all.pred p2, p1, {FULL}; selp.u32 r60, 7, 0, p2;"
+    body = f"""setp.ge.u32 p0, r0, 20; @p0 exit; setp.ne.u32 p1, r1, 0;
+    vote.sync.all.pred p2, p1, {FULL}; selp.u32 r60, 7, 0, p2;"""
     assert together(body, np.arange(1, 33, dtype=np.uint32)).tolist() == [7] * 20 + [0] * 12
 
 
