@@ -207,7 +207,8 @@ def _convert_tf32(instruction: Instruction, machine: Machine, found: set[str]) -
         even = ((value >> np.uint32(13)) & 1) if "rn" in found else np.uint32(0)
         rounded = (value + np.uint32(add) + even) & np.uint32(0xFFFFE000)
         special = (bits & np.uint32(0x7F800000)) == 0x7F800000
-        return np.where(special, np.where(np.isnan(bits.view(np.float32)), np.uint32(0x7FFFFFFF), bits), rounded)
+        quiet = (bits & np.uint32(0xFFFFE000)) | np.uint32(0x00400000)
+        return np.where(special, np.where(np.isnan(bits.view(np.float32)), quiet, bits), rounded)
 
     out, source = instruction.operands
     return lanewise(function, machine.write(out, "b32", instruction), machine.read(source, "b32", instruction))

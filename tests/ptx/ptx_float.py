@@ -2,7 +2,7 @@
 
 add, sub, mul, fma, div.rn, rcp.rn and sqrt.rn are correctly rounded, fma as `ptx_rounding` says. Approximations (ex2,
 lg2, sin, cos, tanh, rsqrt, rcp, div.full, …) are computed in float64 and rounded: a GPU's are off by a few units in the
-last place where these are not, tanh.approx by 2^−11.
+last place where these are not, tanh.approx by 2^−11. A NaN that arithmetic makes is some NaN, not always 0x7FFFFFFF.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ptx_rounding import (
     fused,
     fused_directed,
     fused_float64,
+    odd,
     odd_sum,
     to_float32,
 )
@@ -91,16 +92,15 @@ def _double(x: np.ndarray) -> np.ndarray:
 
 
 def _divide_directed(a: np.ndarray, b: np.ndarray, mode: str) -> np.ndarray:
-    """The quotient in float64, with a sticky bit from the sign of its rest, which is exact in float64's range."""
     x, y = _double(a), _double(b)
     quotient = x / y
-    rest = fused_float64(-quotient, y, x)  # exact: a − q·b
-    error = np.where(np.isfinite(quotient), np.sign(rest) * np.sign(y), 0)
-    bits = quotient.view(np.int64).copy()
-    away = (error != 0) & ((error > 0) != (quotient > 0))
-    bits -= away
-    bits |= error != 0
-    return to_float32(bits.view(np.float64), mode)
+    return to_float32(odd(quotient, np.sign(fused_float64(-quotient, y, x)) * np.sign(y)), mode)
+
+
+def _root_directed(a: np.ndarray, mode: str) -> np.ndarray:
+    x = _double(a)
+    root = np.sqrt(x)
+    return to_float32(odd(root, fused_float64(-root, root, x)), mode)
 
 
 _FLOAT32: dict[str, tuple[Function, Function | None]] = {
@@ -168,6 +168,7 @@ _UNARY: dict[str, Function] = {
 }
 _DIRECTED: dict[str, Function] = {
     "rcp": lambda x, mode: _divide_directed(np.ones_like(x), x, mode),
+    "sqrt": _root_directed,
 }
 
 

@@ -113,8 +113,8 @@ def quotient(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def remainder(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """a − b · (a / b); a where b is 0."""
-    return np.where(b == 0, a, a - quotient(a, b) * b)
+    """a − b · (a / b); all ones where b is 0."""
+    return np.where(b == 0, ~np.zeros_like(a), a - quotient(a, b) * b)
 
 
 def _minimum(instruction: Instruction, machine: Machine, kind: str) -> Step:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 
 import numpy as np
@@ -176,11 +178,12 @@ class Launch:
         blocks = math.prod(self.grid)
         padded = -(-math.prod(self.block) // 32) * 32
         most = max(1, (_MOST_FINE_LANES if self.facts.fine else _MOST_LANES) // padded)
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), _without_collector():
             for first in range(0, blocks, most):
                 machine = Machine(self, Lanes(self.grid, self.block, first, min(most, blocks - first)))
                 machine.run()
                 self.report.add_counts(self.entry, machine.executed())
+                vars(machine).clear()  # it and its functions hold each other, and many arrays
 
     # What the machine asks
 
@@ -216,6 +219,18 @@ class Launch:
     def windows(self) -> dict[str, int]:
         """What generic addresses of a space have added."""
         return {"shared": _SHARED_WINDOW, "local": _LOCAL_WINDOW, "global": 0, "const": 0, "param": 0}
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Thousands of functions that live as long as the launch would make Python look for garbage again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _facts(module: Module, entry: Entry) -> Facts:

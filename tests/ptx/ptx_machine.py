@@ -53,6 +53,7 @@ class Machine:
         self.written = {name: np.zeros(lanes.n, bool) for name in launch.facts.doubtful}
         self.progress = 0  # counts what may let a waiting lane go on
         self._retried = -1
+        self.ticks = 0
         self.blocks = launch.facts.blocks
         self.counts = np.zeros(len(self.blocks), np.int64)
         self.gates: list[Gate | None] = [self._gate(block) for block in self.blocks]

@@ -15,18 +15,31 @@ if TYPE_CHECKING:
     from ptx_machine import Machine
 
 _KINDS = ("pred", *(f"{sign}{bits}" for sign in "bus" for bits in (16, 32, 64)), "f16", "bf16", "f16x2", "f32", "f64")
+_CLOCKS = ("%clock", "%clock64", "%globaltimer", "%globaltimer_lo")
 
 
 @handles("mov")
 def move(instruction: Instruction, machine: Machine) -> Step:
     kind = kind_of(instruction, *_KINDS)
     out, source = instruction.operands
+    if isinstance(source, Reg) and source.name in _CLOCKS:
+        return _read_clock(machine.write(out, kind, instruction), machine)
     if isinstance(out, Vec):
         return _unpack(out, source, kind, instruction, machine)
     if isinstance(source, Vec):
         return _pack(out, source, kind, instruction, machine)
     kind = kind if kind == "pred" else f"b{8 * KINDS[kind].size}" if not isinstance(source, Imm) else kind
     return copy(machine.write(out, kind, instruction), machine.read(source, kind, instruction))
+
+
+def _read_clock(out: np.ndarray, machine: Machine) -> Step:
+    """Some time that passes: how often it was asked for."""
+
+    def step(active: Active) -> None:
+        machine.ticks += 1
+        out[active.index] = machine.ticks
+
+    return step
 
 
 def _unpack(out: Vec, source, kind: str, instruction: Instruction, machine: Machine) -> Step:

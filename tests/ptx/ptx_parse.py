@@ -292,8 +292,8 @@ class _Body:
 
     def declare(self, text: str) -> None:
         if text.startswith(".reg"):
-            words = re.match(r"\.reg\s+(?:\.v[24]\s+)?\.(\w+)\s+(.*)$", text)
-            if not words or ".v" in text:
+            words = re.match(r"\.reg\s*\.(\w+)\s+(.*)$", text)
+            if not words or words.group(1) in ("v2", "v4"):
                 raise PtxError(f"line {self.parser.line} of the PTX: unknown declaration `{text}`")
             kind = words.group(1)
             for name in (part.strip() for part in words.group(2).split(",")):

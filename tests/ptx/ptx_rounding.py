@@ -26,11 +26,14 @@ def odd_sum(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """a + b of float64 numbers: exact, or with an odd last bit between the two neighbours of the exact value."""
     total = a + b
     part = total - a
-    error = (a - (total - part)) + (b - part)
-    inexact = (error != 0) & np.isfinite(total)
-    bits = total.view(np.int64).copy()
-    away = inexact & ((error > 0) != (total > 0))
-    bits -= away  # rounded away from zero: take the neighbour nearer to it
+    return odd(total, (a - (total - part)) + (b - part))
+
+
+def odd(near: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """A rounded float64 number whose exact value is `error` more, of which the sign counts: made odd if not exact."""
+    inexact = (error != 0) & np.isfinite(near) & ~np.isnan(error)
+    bits = near.view(np.int64).copy()
+    bits -= inexact & ((error > 0) != (near > 0))  # rounded away from zero: take the neighbour nearer to it
     bits |= inexact
     return bits.view(np.float64)
 

@@ -86,7 +86,8 @@ def test_powers_of_two(kind: str) -> None:
     x = halves(kind)
     name = "ex2.approx.f16" if kind == "f16" else "ex2.approx.ftz.bf16"
     found = evaluate(f"{name} {{d}}, {{0}};", "b16", bits(x)).view(DTYPES[kind])
-    wanted = np.exp2(x.astype(np.float64)).astype(np.float32).astype(DTYPES[kind])
+    with np.errstate(over="ignore"):
+        wanted = np.exp2(x.astype(np.float64)).astype(np.float32).astype(DTYPES[kind])
     np.testing.assert_array_equal(bits(found), bits(wanted))
 
 
