@@ -14,7 +14,7 @@ from ptx_clocks import INSTRUCTION
 from ptx_decode import Step, count_operands, handles
 from ptx_lanes import Active
 from ptx_operands import Imm, Mem, Operand, Reg
-from ptx_parse import Instruction
+from ptx_program import Instruction
 
 if TYPE_CHECKING:
     from ptx_machine import Machine

@@ -11,7 +11,7 @@ from ptx_decode import Step, handles
 from ptx_half import PACKED_OR_HALF, from_float, halves, to_float, words
 from ptx_lanes import Active
 from ptx_operands import Mem, Sink
-from ptx_parse import Instruction
+from ptx_program import Instruction
 from ptx_types import KINDS, RAW
 
 if TYPE_CHECKING:

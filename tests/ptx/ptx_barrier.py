@@ -8,7 +8,7 @@ import numpy as np
 from ptx_flow import results
 from ptx_lanes import AT_BARRIER, PARKED, WARP, Active
 from ptx_operands import Imm, Not, Operand
-from ptx_parse import Instruction
+from ptx_program import Instruction
 
 if TYPE_CHECKING:
     from ptx_machine import End, Machine

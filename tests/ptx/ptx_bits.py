@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ptx_decode import Step, count_operands, handles, kind_of, lanewise, options
 from ptx_operands import Imm, Not, Operand
-from ptx_parse import Instruction
+from ptx_program import Instruction
 from ptx_types import KINDS
 
 if TYPE_CHECKING:

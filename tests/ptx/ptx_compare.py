@@ -11,7 +11,7 @@ from ptx_decode import Step, count_operands, handles, kind_of, lanewise
 from ptx_half import halves, to_float
 from ptx_lanes import Active
 from ptx_operands import Both, Sink
-from ptx_parse import Instruction
+from ptx_program import Instruction
 from ptx_rounding import flush
 from ptx_types import KINDS
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from ptx_error import PtxError
-from ptx_parse import Module, parse
+from ptx_parse import parse
+from ptx_program import Module
 
 from tqc.codegen import cuda_toolchain
 from tqc.errors import TargetError

@@ -15,7 +15,7 @@ from ptx_decode import Step, count_operands, handles, lanewise
 from ptx_extremes import saturated
 from ptx_half import from_float, halves, to_float, words
 from ptx_operands import Imm, Sym
-from ptx_parse import Instruction
+from ptx_program import Instruction
 from ptx_rounding import MODES, flush, nearest_or_directed
 from ptx_types import KINDS, RAW
 

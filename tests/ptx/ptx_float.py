@@ -15,7 +15,7 @@ from ptx_decode import Step, count_operands, handles, lanewise
 from ptx_extremes import maximum, minimum, saturated
 from ptx_half import half_step
 from ptx_lanes import Active
-from ptx_parse import Instruction
+from ptx_program import Instruction
 from ptx_rounding import (
     MODES,
     directed_float64,

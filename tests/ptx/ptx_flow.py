@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ptx_operands import Both, Mem, Not, Operand, Reg, Sym, Vec
-from ptx_parse import Entry, Instruction
+from ptx_program import Entry, Instruction
 
 _NO_RESULT = {"bra", "brx", "nanosleep", "st", "red", "ret", "exit", "trap", "setmaxnreg", "prefetch", "call"}
 _WARP = {"shfl", "vote", "match", "redux", "elect", "mma", "ldmatrix", "stmatrix", "movmatrix", "setmaxnreg"}

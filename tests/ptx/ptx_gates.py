@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ptx_lanes import AT_MBARRIER, AT_WARP, EXITED, RUNS, WARP, Active
 from ptx_operands import Imm, Operand
-from ptx_parse import Instruction
+from ptx_program import Instruction
 
 if TYPE_CHECKING:
     from ptx_machine import Machine

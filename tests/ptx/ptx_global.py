@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ptx_error import PtxError
 from ptx_lanes import Active
-from ptx_parse import Instruction
+from ptx_program import Instruction
 from ptx_track import Track
 from ptx_types import RAW, ones
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ptx_decode import Step, count_operands, lanewise
 from ptx_extremes import maximum, minimum
-from ptx_parse import Instruction
+from ptx_program import Instruction
 from ptx_rounding import BFLOAT16, nearest_or_directed
 
 if TYPE_CHECKING:

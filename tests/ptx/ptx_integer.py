@@ -9,7 +9,7 @@ import numpy as np
 from ptx_decode import Step, count_operands, handles, kind_of, lanewise, options
 from ptx_float import float_step
 from ptx_half import PACKED_OR_HALF, half_step
-from ptx_parse import Instruction
+from ptx_program import Instruction
 from ptx_types import KINDS
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import tvm
 from ptx_compile import module_of
 from ptx_global import GlobalMemory
 from ptx_host import KernelCall, Pointer, numpy_type, split, walk
-from ptx_parse import Module
+from ptx_program import Module
 from ptx_report import Report
 from ptx_run import launch
 from tvm.tirx import PrimFunc

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 from ptx_error import PtxError
-from ptx_parse import Instruction
+from ptx_program import Instruction
 
 WARP = 32
 PARKED = np.int32(2**31 - 1)

@@ -12,107 +12,22 @@ from functools import cached_property
 import numpy as np
 import ptx_instructions  # noqa: F401  (registers the handlers)
 from ptx_async import Copies
-from ptx_barrier import is_partial
-from ptx_decode import Step
 from ptx_error import PtxError
-from ptx_flow import arguments, blocks_of, doubtful_registers, is_barrier, results, stored_params, symbols_in
+from ptx_facts import facts_of
 from ptx_global import GlobalMemory
-from ptx_lanes import Active, Dim, Lanes, check_launch
+from ptx_lanes import Dim, Lanes, check_launch
 from ptx_machine import Machine
 from ptx_mbarrier import Mbarriers
-from ptx_parse import Entry, Instruction, Module
+from ptx_program import Instruction, Module
 from ptx_report import Report
 from ptx_shared import LocalMemory, SharedLayout, SharedMemory
 from ptx_track import BlockOrder
-from ptx_types import KINDS
 
 _MOST_LANES, _MOST_FINE_LANES = 8192, 2048
-MOST_BLOCKS = 50_000_000
+MOST_BLOCKS = 3_000_000
 """Basic blocks that a launch may run: more are an endless loop."""
 _SHARED_WINDOW, _LOCAL_WINDOW = 1 << 60, 1 << 61
 """What generic addresses of shared and of local memory have added."""
-_SHARED, _LOCAL = {"shared", "shared::cta", "shared::cluster"}, {"local"}
-
-
-class Facts:
-    """What the text of a kernel says, found once for all launches."""
-
-    def __init__(self, module: Module, entry: Entry) -> None:
-        self.entry = entry
-        self.blocks = blocks_of(entry)
-        self.doubtful = doubtful_registers(entry, self.blocks)
-        self.decoded = False
-        self.stored = stored_params(entry)
-        code = entry.instructions
-        self.uses_mbarriers = any(ins.name == "mbarrier" or "mbarrier" in ".".join(ins.parts) for ins in code)
-        self.fine = self.uses_mbarriers or any(
-            (is_barrier(ins) and is_partial(ins)) or (ins.name in ("bar", "barrier") and "warp" in ins.parts)
-            for ins in code
-        )
-        named = {name for ins in code for operand in ins.operands for name in symbols_in(operand)}
-        of_module = [array for array in module.arrays.values() if array.name in named]
-        self.shared = [array for array in (*of_module, *entry.arrays.values()) if array.space == "shared"]
-        self.local = [array for array in entry.arrays.values() if array.space == "local"]
-        self.globals = [array for array in of_module if array.space in ("global", "const")]
-        self.atomic = np.array([_is_atomic(ins) for ins in code])
-        self.params = {param.name: param for param in entry.params}
-        self.shared_granule = min((_width(ins, _SHARED) for ins in code), default=4)
-        self.global_granule = min((_width(ins, {"global"}) for ins in code), default=4)
-
-    def watched(self, instruction: Instruction, step: Step | None, machine: Machine) -> Step | None:
-        """`step` with a look at registers that may not have been written; None if there is nothing to do."""
-        if not self.doubtful:
-            return step
-        guard = {instruction.guard[0]} if instruction.guard else set()
-        read = [name for name in dict.fromkeys(arguments(instruction)) if name in self.doubtful]
-        made = [name for name in results(instruction) if name in self.doubtful]
-        if not read and not made:
-            return step
-        condition = machine.predicate(instruction.guard[0], instruction) if guard else None
-
-        def check(active: Active, name: str) -> None:
-            known = active.take(machine.written[name])
-            if not known.all():
-                lane = int(active.index[np.argmin(known)])
-                raise machine.fail(instruction, lane, f"reads the register {name}, which the thread has not written")
-
-        def run(active: Active) -> None:
-            for name in read:
-                if name in guard:
-                    check(active, name)
-            chosen = active if condition is None else active.where(condition, instruction.guard[1])
-            if chosen is not None:
-                for name in read:
-                    check(chosen, name)
-            if step is not None:
-                step(active)
-            if chosen is not None:
-                for name in made:
-                    machine.written[name][chosen.index] = True
-
-        return run
-
-
-def _is_atomic(instruction: Instruction) -> bool:
-    """Whether it may meet others of its kind at the same bytes."""
-    if instruction.name == "mbarrier":
-        return instruction.parts[0] not in ("init", "inval")
-    return instruction.name in ("atom", "red") or (
-        instruction.name == "cp" and "mbarrier" in ".".join(instruction.parts)
-    )
-
-
-def _width(instruction: Instruction, spaces: set[str]) -> int:
-    """Bytes of the narrowest element that an instruction may touch in these spaces; 16 if none."""
-    parts = set(instruction.parts)
-    if instruction.name in ("ldmatrix", "stmatrix", "cp", "mbarrier"):
-        return 4 if instruction.name != "mbarrier" else 8
-    if instruction.name not in ("ld", "st", "atom", "red") or parts & {"param", "const"}:
-        return 16
-    named = parts & (_SHARED | _LOCAL | {"global"})
-    kind = KINDS.get(instruction.parts[-1])
-    elsewhere = bool(named) and not named & spaces
-    return 16 if elsewhere or kind is None else kind.size
 
 
 class Launch:
@@ -121,11 +36,9 @@ class Launch:
     def __init__(
         self, module: Module, name: str, grid: Dim, block: Dim, memory: GlobalMemory, *, dynamic: int, report: Report
     ) -> None:
-        if name not in module.entries:
-            raise PtxError(f"there is no kernel {name}, only {', '.join(module.entries)}")
         check_launch(grid, block)
         self.entry = module.entries[name]
-        self.facts = _facts(module, self.entry)
+        self.facts = facts_of(module, self.entry)
         self.grid, self.block, self.memory, self.report = grid, block, memory, report
         self.layout = SharedLayout.of(self.facts.shared, dynamic, self.facts.shared_granule)
         self.order = BlockOrder(math.prod(grid))
@@ -168,9 +81,9 @@ class Launch:
         self.params = bytes(data)
         stored = self.facts.stored
         if stored is not None:
-            found = [values[i] for i, param in enumerate(params) if param.name in stored]
-            stored = {int(value) for value in found if isinstance(value, int | np.integer)}
-            stored |= set(self.symbols.values())
+            found = [value for param, value in zip(params, values, strict=True) if param.name in stored]
+            whole = all(isinstance(value, int | np.integer) for value in found)  # no structs with addresses
+            stored = {*map(int, found), *self.symbols.values()} if whole else None
         self.memory.begin(stored, self.facts.global_granule)
 
     def run(self) -> None:
@@ -231,12 +144,6 @@ def _without_collector() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-def _facts(module: Module, entry: Entry) -> Facts:
-    if not hasattr(entry, "facts"):
-        entry.facts = Facts(module, entry)
-    return entry.facts
 
 
 def _bytes(value: int | float | bytes, kind: str, size: int) -> bytes:

@@ -9,7 +9,7 @@ from ptx_address import Spaces, addresses, has_no_effect, space_of
 from ptx_decode import Step, handles
 from ptx_lanes import Active
 from ptx_operands import Imm, Mem, Operand, Reg, Sink, Sym, Vec
-from ptx_parse import Instruction
+from ptx_program import Instruction
 from ptx_types import KINDS, RAW
 
 if TYPE_CHECKING:

@@ -20,8 +20,9 @@ from ptx_flow import Block, is_barrier, is_wait, is_warp_wide
 from ptx_gates import Gate, mbarrier_gate, warp_gate
 from ptx_lanes import AT_BARRIER, AT_MBARRIER, AT_WARP, EXITED, PARKED, RUNS, Active, Lanes
 from ptx_operands import Reg, Sym
-from ptx_parse import Instruction
+from ptx_program import Instruction
 from ptx_registers import Registers
+from ptx_types import KINDS
 
 if TYPE_CHECKING:
     from ptx_launch import Launch
@@ -70,14 +71,8 @@ class Machine:
         """The values of an operand over all lanes, seen as `kind`. Only to be read."""
         if isinstance(operand, Sym):
             value = self.launch.address_of(operand.name, instruction)
-            return np.full(self.lanes.n, value, np.uint64).astype(self.registers_dtype(kind))
+            return np.full(self.lanes.n, value, np.uint64).astype(KINDS[kind].dtype)
         return self.registers.of(operand, kind, instruction)
-
-    @staticmethod
-    def registers_dtype(kind: str) -> np.dtype:
-        from ptx_types import KINDS
-
-        return KINDS[kind].dtype
 
     def write(self, operand, kind: str, instruction: Instruction) -> np.ndarray:
         """The array of a register seen as `kind`."""

@@ -13,7 +13,7 @@ from ptx_address import Spaces, addresses, space_of
 from ptx_decode import Step, handles
 from ptx_lanes import WARP, Active
 from ptx_operands import Operand, Vec
-from ptx_parse import Instruction
+from ptx_program import Instruction
 
 if TYPE_CHECKING:
     from ptx_machine import Machine

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-from ptx_address import addresses
+from ptx_address import Addresses, addresses
 from ptx_clocks import AGENT, AGENT_CLOCK, CLOCK, INSTRUCTION
 from ptx_decode import Step, handles
 from ptx_lanes import AT_MBARRIER, Active
-from ptx_operands import Imm, Mem, Sink
-from ptx_parse import Instruction
+from ptx_operands import Imm, Mem, Operand, Sink
+from ptx_program import Instruction
 
 if TYPE_CHECKING:
     from ptx_async import Flight
@@ -174,7 +174,7 @@ class Mbarriers:
         """Whether the phase that each active lane waits for is complete."""
         machine = self.machine
         memory, operand = instruction.operands[1:3]
-        place = addresses(memory, instruction, machine)
+        place = _place(memory, instruction, machine)
         parity = "parity" in instruction.parts
         wanted = machine.read(operand, "u32" if parity else "b64", instruction)
 
@@ -217,7 +217,7 @@ def mbarrier(instruction: Instruction, machine: Machine) -> Step:
     if action == "pending_count":
         raise instruction.unknown()
     out = None if isinstance(operands[0], Mem) else operands.pop(0)
-    place = addresses(operands.pop(0), instruction, machine)
+    place = _place(operands.pop(0), instruction, machine)
     number = machine.read(operands[0] if operands else Imm(1), "u32", instruction)
     all_barriers = machine.mbarriers
     if action == "init" and not rest:
@@ -248,11 +248,20 @@ def mbarrier(instruction: Instruction, machine: Machine) -> Step:
     return step
 
 
+def _place(operand: Operand, instruction: Instruction, machine: Machine) -> Addresses:
+    """Addresses in shared memory, also of generic ones."""
+    place = addresses(operand, instruction, machine)
+    if any(part.startswith("shared") for part in instruction.parts):
+        return place
+    window = machine.launch.windows["shared"]
+    return lambda active: place(active) - window
+
+
 def _wait(instruction: Instruction, machine: Machine) -> Step:
     """The predicate whether the phase is complete; only if it is, what came before it is seen."""
     out, memory = instruction.operands[:2]
     written = machine.write(out, "pred", instruction)
-    place, is_complete = addresses(memory, instruction, machine), machine.mbarriers.test(instruction)
+    place, is_complete = _place(memory, instruction, machine), machine.mbarriers.test(instruction)
 
     def step(active: Active) -> None:
         address = place(active)

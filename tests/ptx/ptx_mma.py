@@ -21,7 +21,7 @@ from ptx_decode import Step, count_operands, handles
 from ptx_half import from_float, to_float
 from ptx_lanes import WARP, Active
 from ptx_operands import Operand, Vec
-from ptx_parse import Instruction
+from ptx_program import Instruction
 
 if TYPE_CHECKING:
     from ptx_machine import Machine

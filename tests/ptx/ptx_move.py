@@ -8,7 +8,7 @@ import numpy as np
 from ptx_decode import Step, copy, handles, kind_of, lanewise
 from ptx_lanes import Active
 from ptx_operands import Imm, Mem, Reg, Sink, Sym, Vec
-from ptx_parse import Instruction
+from ptx_program import Instruction
 from ptx_types import KINDS, RAW
 
 if TYPE_CHECKING:

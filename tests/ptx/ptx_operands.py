@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ptx_parse import Instruction
+    from ptx_program import Instruction
 
 
 @dataclass(frozen=True)

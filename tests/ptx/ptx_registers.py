@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from ptx_lanes import Lanes
 from ptx_operands import Imm, Operand, Reg, is_special
-from ptx_parse import Entry, Instruction
+from ptx_program import Entry, Instruction
 from ptx_types import KINDS, RAW
 
 _GARBAGE = 0xA5

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from ptx_lanes import WARP, Active
-from ptx_parse import Entry, Instruction
+from ptx_program import Entry, Instruction
 
 if TYPE_CHECKING:
     from ptx_global import GlobalArray

@@ -14,7 +14,8 @@ from ptx_error import PtxError
 from ptx_global import GlobalMemory
 from ptx_lanes import Dim
 from ptx_launch import Launch
-from ptx_parse import Module, parse
+from ptx_parse import parse
+from ptx_program import Module
 from ptx_report import Report
 
 
@@ -43,6 +44,8 @@ def run(
         if len(module.entries) != 1:
             raise PtxError(f"one of {', '.join(module.entries)} must be named")
         kernel = next(iter(module.entries))
+    if kernel not in module.entries:
+        raise PtxError(f"there is no kernel {kernel}, only {', '.join(module.entries)}")
     memory = GlobalMemory()
     names = [param.name for param in module.entries[kernel].params]
     values = [_registered(memory, name, argument) for name, argument in zip(names, arguments, strict=True)]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ptx_clocks import AGENT, CLOCK, IN_FLIGHT, INSTRUCTION, SEVERAL, THREAD, instruction_of
 from ptx_lanes import WARP, Active
-from ptx_parse import Instruction
+from ptx_program import Instruction
 
 if TYPE_CHECKING:
     from ptx_machine import Machine

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from ptx_lanes import Active
-from ptx_parse import Array, Instruction
+from ptx_program import Array, Instruction
 from ptx_shadow import Shadow
 from ptx_types import RAW, ones
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ptx_clocks import CLOCK, INSTRUCTION, SEVERAL, THREAD, instruction_of
 from ptx_lanes import Active
-from ptx_parse import Instruction
+from ptx_program import Instruction
 
 if TYPE_CHECKING:
     from ptx_global import GlobalArray

@@ -9,7 +9,7 @@ from ptx_bits import read_predicate
 from ptx_decode import Step, count_operands, handles, kind_of
 from ptx_lanes import WARP, Active
 from ptx_operands import Both, Sink
-from ptx_parse import Instruction
+from ptx_program import Instruction
 from ptx_types import KINDS
 
 if TYPE_CHECKING:

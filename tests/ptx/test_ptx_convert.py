@@ -8,8 +8,8 @@ from fractions import Fraction
 import ml_dtypes
 import numpy as np
 import pytest
+from ptx_exact import rounded
 from ptx_snippet import evaluate
-from test_ptx_float import rounded
 
 RNG = np.random.default_rng(4)
 ROUND = {

@@ -8,6 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from ptx_exact import rounded
 from ptx_snippet import evaluate
 
 RNG = np.random.default_rng(2)
@@ -23,28 +24,6 @@ def floats(count: int, size: int = 400, spread: int = 4) -> list[np.ndarray]:
         x[::5] = np.rint(x[::5] * 8) / 8
         made.append(x.astype(np.float32))
     return made
-
-
-def rounded(value: Fraction, mode: str, bits: int = 24, least: int = -149) -> float:
-    """The exact value with `bits` bits of mantissa, no finer than 2^least; no overflow."""
-    if value == 0:
-        return 0.0
-    exponent = math.floor(math.log2(abs(value)))
-    while Fraction(2) ** exponent > abs(value):
-        exponent -= 1
-    while Fraction(2) ** (exponent + 1) <= abs(value):
-        exponent += 1
-    unit = Fraction(2) ** max(exponent - bits + 1, least)
-    scaled = value / unit
-    low = math.floor(scaled)
-    rest = scaled - low
-    up = {
-        "rn": rest > Fraction(1, 2) or (rest == Fraction(1, 2) and low % 2 == 1),
-        "rz": rest > 0 and value < 0,
-        "rm": False,
-        "rp": rest > 0,
-    }[mode]
-    return float((low + up) * unit)
 
 
 @pytest.mark.parametrize("mode", ["rn", "rz", "rm", "rp"])

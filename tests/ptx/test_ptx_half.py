@@ -8,8 +8,8 @@ from fractions import Fraction
 import ml_dtypes
 import numpy as np
 import pytest
+from ptx_exact import rounded
 from ptx_snippet import evaluate
-from test_ptx_float import rounded
 
 RNG = np.random.default_rng(3)
 DTYPES = {"f16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}

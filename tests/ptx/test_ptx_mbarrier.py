@@ -168,3 +168,9 @@ def test_expectations_may_come_alone_and_barriers_may_end() -> None:
     {WAIT.format(label="M", at="r14", parity=1)} bar.sync 0; @p0 mbarrier.inval.shared::cta.b64 [r14];
     """
     go(body)
+
+
+def test_generic_addresses_of_mbarriers() -> None:
+    body = """cvt.u64.u32 d4, r14; cvta.shared.u64 d4, d4; @p0 mbarrier.init.b64 [d4], 64; bar.sync 0;
+    mbarrier.arrive.b64 d5, [d4]; L: mbarrier.test_wait.b64 p5, [d4], d5; @!p5 bra L;"""
+    go(body)
