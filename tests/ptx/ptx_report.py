@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ptx_global import GlobalArray
 
 BANKS, BANK_BYTES, SECTOR = 32, 4, 32
+_OFFSET_BITS = 36
 
 
 @dataclass
@@ -109,11 +110,10 @@ class Report:
         use = self.global_.setdefault(instruction.index, GlobalUse(instruction.text, instruction.line))
         use.arrays.add(array.name)
         use.executions += active.warps
-        warp = active.index // WARP
-        items = np.unique(np.stack([warp, offset // width], axis=1), axis=0)
-        use.ideal += int(np.sum(-(-np.bincount(items[:, 0]) * width // SECTOR)))
-        sectors = [np.stack([warp, (offset + at) // SECTOR], axis=1) for at in range(0, width, SECTOR)]
-        use.sectors += len(np.unique(np.concatenate(sectors), axis=0))
+        warp = (active.index // WARP) << _OFFSET_BITS  # of width 16 at most, aligned: no access crosses a sector
+        items = np.unique(warp | offset // width)
+        use.ideal += int(np.sum(-(-np.bincount(items >> _OFFSET_BITS) * width // SECTOR)))
+        use.sectors += len(np.unique(warp | offset // SECTOR))
         self._sizes[array.name] = array.size
         names = {"st": (True,), "atom": (False, True), "red": (False, True)}.get(instruction.name, (False,))
         for writes in names:
