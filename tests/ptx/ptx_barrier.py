@@ -88,6 +88,7 @@ class Barriers:
             raise machine.fail(
                 instruction, active.index[0], f"a barrier counts whole warps of the block, not {sizes[0]} threads"
             )
+        sizes = np.where(sizes == lanes.padded, lanes.threads, sizes)  # the last warp may have fewer threads
         blocks = lanes.block_of[active.index]
         known = self.expected[blocks, ids]
         if ((known != 0) & (known != sizes)).any():

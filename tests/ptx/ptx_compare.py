@@ -155,9 +155,12 @@ def select_by_sign(instruction: Instruction, machine: Machine) -> Step:
     if by not in ("s32", "f32") or set(rest) - {"ftz"} or kind not in (*_COMPARED, "f32", "f64"):
         raise instruction.unknown()
     out, a, b, c = instruction.operands
-    function = lambda x, y, z: np.where((flush(z) if rest else z) >= 0, x, y)  # noqa: E731
+
+    def choose(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+        return np.where((flush(z) if rest else z) >= 0, x, y)
+
     return lanewise(
-        function,
+        choose,
         machine.write(out, kind, instruction),
         machine.read(a, kind, instruction),
         machine.read(b, kind, instruction),

@@ -8,6 +8,7 @@ last place where these are not, tanh.approx by 2^−11. A NaN that arithmetic ma
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -184,7 +185,7 @@ def unary(instruction: Instruction, machine: Machine) -> Step:
     if mode != "rn":
         if instruction.name not in _DIRECTED or kind != "f32":
             raise instruction.unknown()
-        function = lambda x: _DIRECTED[instruction.name](x, mode)  # noqa: E731
+        function = partial(_DIRECTED[instruction.name], mode=mode)
     ftz = found & {"ftz"} if kind == "f32" else set()
     out, source = (machine.read(operand, kind, instruction) for operand in instruction.operands)
     return lanewise(_finished(function, ftz), out, source)

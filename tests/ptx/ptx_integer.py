@@ -143,8 +143,11 @@ def rem(instruction: Instruction, machine: Machine) -> Step:
 @handles("sad")
 def sad(instruction: Instruction, machine: Machine) -> Step:
     """|a − b| + c."""
-    function = lambda a, b, c: (np.maximum(a, b) - np.minimum(a, b)) + c  # noqa: E731
-    return _plain(function)(instruction, machine, kind_of(instruction, *INTEGERS))
+
+    def distance(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+        return (np.maximum(a, b) - np.minimum(a, b)) + c
+
+    return _plain(distance)(instruction, machine, kind_of(instruction, *INTEGERS))
 
 
 @handles("mul24", "mad24")

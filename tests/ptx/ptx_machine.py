@@ -19,7 +19,7 @@ from ptx_error import PtxError
 from ptx_flow import Block, is_barrier, is_wait, is_warp_wide
 from ptx_gates import Gate, mbarrier_gate, warp_gate
 from ptx_lanes import AT_BARRIER, AT_MBARRIER, AT_WARP, EXITED, PARKED, RUNS, Active, Lanes
-from ptx_operands import Reg, Sym
+from ptx_operands import Operand, Reg, Sym
 from ptx_program import Instruction
 from ptx_registers import Registers
 from ptx_types import KINDS
@@ -67,14 +67,14 @@ class Machine:
 
     # What handlers use
 
-    def read(self, operand, kind: str, instruction: Instruction) -> np.ndarray:
+    def read(self, operand: Operand, kind: str, instruction: Instruction) -> np.ndarray:
         """The values of an operand over all lanes, seen as `kind`. Only to be read."""
         if isinstance(operand, Sym):
             value = self.launch.address_of(operand.name, instruction)
             return np.full(self.lanes.n, value, np.uint64).astype(KINDS[kind].dtype)
         return self.registers.of(operand, kind, instruction)
 
-    def write(self, operand, kind: str, instruction: Instruction) -> np.ndarray:
+    def write(self, operand: Operand, kind: str, instruction: Instruction) -> np.ndarray:
         """The array of a register seen as `kind`."""
         if not isinstance(operand, Reg):
             raise instruction.unknown("a register is expected")

@@ -37,12 +37,16 @@ def parse(text: str) -> Module:
     return _Parser(text).module()
 
 
+def _blank(comment: re.Match) -> str:
+    """Spaces in place of a comment, so that places stay what they are."""
+    return re.sub(r"[^\n]", " ", comment.group())
+
+
 class _Parser:
     """Reads statements one after the other; `at` is a position in the text without comments."""
 
     def __init__(self, text: str) -> None:
-        blank = lambda match: re.sub(r"[^\n]", " ", match.group())  # noqa: E731
-        self.text = re.sub(r"//[^\n]*|/\*.*?\*/", blank, text, flags=re.DOTALL)
+        self.text = re.sub(r"//[^\n]*|/\*.*?\*/", _blank, text, flags=re.DOTALL)
         self.at = 0
         self.newlines = [match.start() for match in re.finditer("\n", self.text)]
         self.target = ""

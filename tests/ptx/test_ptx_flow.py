@@ -146,6 +146,10 @@ def test_a_barrier_that_votes(operation: str, wanted: int) -> None:
     assert results(body, 2, 64)[0] == [wanted] * 128
 
 
+def test_a_count_of_warps_takes_a_shorter_last_warp() -> None:
+    assert results("mov.u32 r60, 5; bar.sync 1, 128;", 2, 100)[0] == [5] * 200
+
+
 def test_who_waits_where_is_said() -> None:
     body = "setp.lt.u32 p0, r2, 32; mov.u32 r60, 0; @p0 bra ONE; bar.sync 1; bra END; ONE: bar.sync 2; END:"
     with pytest.raises(PtxError, match=r"threads 32–63 wait at `bar.sync 1`.*; threads 0–31 wait at `bar.sync 2`"):
