@@ -37,12 +37,25 @@ def _state_vars(layout: CacheLayout, layer: int, symbols: dict[str, tirx.Var]) -
 
 
 @dataclass(frozen=True)
+class Storage:
+    """How the kernels of a target hold a cache: the order of pages, the type of exact tokens, and the types of queries,
+    keys and values that they take; others are cast to the first of these."""
+
+    order: str = "lanes"
+    exact_dtype: str = "float32"
+    activations: tuple[str, ...] = ("float32",)
+
+    def __str__(self) -> str:
+        return f"{self.order}/{self.exact_dtype}"
+
+
+@dataclass(frozen=True)
 class AttachCache(ModulePass):
     """Turns `main(input_ids, positions, past…, weights…)` into the functions `decode`, `prefill` and `prefill_all`.
 
     Each takes `(input_ids [B, S], length [B], new_len [B], page_table [B, N], state…, weights…)` and returns the logits
     and the state. Positions follow from `length`. Decode appends and then attends over the cache alone; prefill
-    attends to the cache and to the chunk's own exact keys and values, then appends. Every cache is exact (fp32) here.
+    attends to the cache and to the chunk's own exact keys and values, then appends. Every cache is exact here.
     A layer with a sliding window keeps only the coded pages that its window can touch.
     """
 
@@ -50,6 +63,7 @@ class AttachCache(ModulePass):
     sinks: int = 4
     recent: int = 128
     page: int = 64
+    storage: Storage = Storage()
 
     def apply(self, mod: tvm.IRModule) -> tvm.IRModule:
         out = tvm.IRModule(attrs=mod.attrs)
@@ -84,9 +98,8 @@ class AttachCache(ModulePass):
 
         def attend(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
             layout, layer = self._layout(call), int(call.attrs["layer"])
-            q, k, v = (
-                bb.emit(relax.op.astype(x, "float32")) if dtype_of(x.ty) != "float32" else x for x in call.args[:3]
-            )
+            kept, *_ = taken = self.storage.activations
+            q, k, v = (x if dtype_of(x.ty) in taken else cast(bb, x, kept) for x in call.args[:3])
             tensors = relax.Tuple([state_by_name[f"layer{layer}_{spec.name}"] for spec in layout.tensors()])
             sinks = sinks_of(call)
             options = {
@@ -132,5 +145,14 @@ class AttachCache(ModulePass):
         heads, dim = int(call.args[0].ty.shape[1]), int(call.args[0].ty.shape[3])
         kv_heads = int(call.args[1].ty.shape[1])
         window = int(call.attrs["window"])
-        ring = ring_pages(window, self.recent, self.page) if window else 0
-        return CacheLayout(heads, kv_heads, dim, "fp32", "fp32", self.sinks, self.recent, self.page, ring=ring)
+        exact, form = self.storage.exact_dtype, {"float32": "fp32", "float16": "fp16"}
+        return CacheLayout(
+            heads,
+            kv_heads,
+            dim,
+            *(form[exact], form[exact]),
+            *(self.sinks, self.recent, self.page),
+            exact_dtype=exact,
+            ring=ring_pages(window, self.recent, self.page) if window else 0,
+            order=self.storage.order,
+        )

@@ -11,8 +11,9 @@ from tvm import relax, tirx
 
 from tqc.codec.layout import CacheLayout
 from tqc.dialect import is_op_call, layout_of
-from tqc.dialect.cache import sink_logits_of
+from tqc.dialect.cache import sink_logits_of, turns_of
 from tqc.dialect.kv_quantize import emit_quantized
+from tqc.dialect.registry import cast, dtype_of
 
 from .base import KEEP, ModulePass, re_emit
 
@@ -30,9 +31,12 @@ class KernelRecord:
 class Schedules:
     """The kernel generators of one target.
 
-    `append(layout)`, `decode(layout, **options)` and `prefill(layout, **options)` return PrimFuncs whose parameters are
-    those of the op (tuples spread; sink logits, if there are any, behind q, k and v) and then the result. `others` maps
-    further op names to `call → PrimFunc | None`; None leaves the call to TVM's own lowering.
+    `append(layout, **options)`, `decode(layout, **options)` and `prefill(layout, **options)` return PrimFuncs whose
+    parameters are those of the op (tuples spread; sink logits, if there are any, behind q, k and v) and then the
+    result. Options beyond those of the op: `dtype` of queries, keys and values, where `dtypes` names more than one;
+    `turns`, (side, (seed, rounds)) of what the kernel rotates; of append `tokens` = 1, where `single` is set and the
+    chunk is one token. `fresh`: the type of a chunk's keys and values in prefill, if it is not that of the queries.
+    `others` maps further op names to `call → PrimFunc | None`; None leaves the call to TVM's own lowering.
     """
 
     append: Callable[..., tirx.PrimFunc]
@@ -40,6 +44,18 @@ class Schedules:
     prefill: Callable[..., tirx.PrimFunc]
     others: dict[str, Callable[[relax.Call], tirx.PrimFunc | None]] = field(default_factory=dict)
     config: dict[str, int | float | str | bool] = field(default_factory=dict)
+    dtypes: tuple[str, ...] = ("float32",)
+    fresh: str | None = None
+    single: bool = False
+
+    def options_of(self, call: relax.Call) -> dict[str, object]:
+        """What the maker is told beside the options of the op."""
+        found: dict[str, object] = {}
+        if len(self.dtypes) > 1:
+            found["dtype"] = dtype_of(call.args[0].ty)
+        if turns := turns_of(call):
+            found["turns"] = tuple(sorted(turns.items()))
+        return found
 
 
 @dataclass(frozen=True)
@@ -81,8 +97,11 @@ class LowerToSchedules(ModulePass):
 
         def rule(bb: relax.BlockBuilder, _var: relax.Var, value: relax.Expr) -> relax.Expr | None:
             if is_op_call(value, "cache_append"):
-                layout = layout_of(value)
-                gv = kernel(bb, ("append", layout), lambda: self.schedules.append(layout))
+                layout, options = layout_of(value), self.schedules.options_of(value)
+                if self.schedules.single and _is_one(value.args[0].ty.shape[2]):
+                    options["tokens"] = 1
+                make = self.schedules.append
+                gv = kernel(bb, ("append", layout, tuple(options.items())), lambda: make(layout, **options))
                 *arguments, state = _spread(bb, value.args)
                 indices = list(range(len(arguments), len(arguments) + len(state)))
                 return relax.op.call_tir_inplace(gv, [*arguments, *state], indices, [x.ty for x in state])
@@ -97,7 +116,10 @@ class LowerToSchedules(ModulePass):
                 logits = [] if sink_logits_of(value) is None else [sink_logits_of(value)]
                 if logits:
                     options["sink_logits"] = True
+                options |= self.schedules.options_of(value)
                 phase = "prefill" if fresh else "decode"
+                if self.schedules.fresh:
+                    fresh = [cast(bb, x, self.schedules.fresh) for x in fresh]
                 make = getattr(self.schedules, phase)
                 gv = kernel(bb, (phase, layout, tuple(options.items())), lambda: make(layout, **options))
                 return relax.op.call_tir(gv, [q, *fresh, *logits, *counts, *state], value.ty)
@@ -116,13 +138,21 @@ class LowerToSchedules(ModulePass):
         return rule
 
 
+def _is_one(size: relax.Expr) -> bool:
+    return isinstance(size, tirx.IntImm) and int(size) == 1
+
+
 def _decisions(item: object) -> list[tuple[str, object]]:
     """What a part of a kernel's key says: the fields of a layout, named options, or the types of its arguments."""
     if isinstance(item, CacheLayout):
         return list(asdict(item).items())
     if all(isinstance(entry, tuple) for entry in item):
-        return [(name, value) for name, value in item]
+        return [pair for name, value in item for pair in (_turns(value) if name == "turns" else [(name, value)])]
     return [("arguments", ", ".join(item))]
+
+
+def _turns(turns: tuple) -> list[tuple[str, int]]:
+    return [(f"turn_{side}", rounds) for side, (_seed, rounds) in turns]
 
 
 def _spread(bb: relax.BlockBuilder, args: list[relax.Expr]) -> list:

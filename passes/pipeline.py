@@ -10,7 +10,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from .attach_cache import AttachCache
+from .attach_cache import AttachCache, Storage
 from .base import ModulePass
 from .bases import Bases
 from .bundle_arguments import BundleArguments
@@ -37,15 +37,16 @@ def cache_passes(
     bases: Mapping[int, Bases] | None = None,
     seed: int = 0,
     rounds: int = 1,
+    storage: Storage = Storage(),  # noqa: B008  (it is frozen)
 ) -> list[ModulePass]:
-    """Phase 1, the same for every target: from an imported model to functions over a compressed cache.
+    """Phase 1, the same for every target but for `storage`: from an imported model to functions over a cache of codes.
 
     `plan` gives layers schemes of their own, `bases` matrices in the place of the rotation; see `QuantizeCache`.
     """
     bases = bases or {}
     passes: list[ModulePass] = [
         CentreKeys(means),  # before the cache is attached: the cache then only ever sees centred keys
-        AttachCache(sinks, recent, page),  # past and present leave the interface; decode and prefill part ways
+        AttachCache(sinks, recent, page, storage),  # past and present leave the interface; decode and prefill part ways
         QuantizeCache(schemes, plan or {}, seed, rounds, bases),  # schemes are set, rotations appear around the cache
     ]
     if fold:

@@ -13,6 +13,7 @@ from tvm.ir import Expr
 from tvm.tirx import Buffer
 from tvm.tirx.script.builder import ir as T
 
+from tqc.codec.fragments import STRIP, STRIPS
 from tqc.codec.layout import CacheLayout
 from tqc.schedules.cuda_builder import (
     argument,
@@ -25,20 +26,24 @@ from tqc.schedules.cuda_builder import (
     i64,
     phase,
     store,
+    to,
     when,
 )
 from tqc.schedules.cuda_cache import Cache
-from tqc.schedules.cuda_codes import Books
-from tqc.schedules.cuda_config import CudaConfig
-from tqc.schedules.cuda_encode import BandWriter, Scratch, Value
-from tqc.schedules.cuda_polar import PolarPage
-from tqc.schedules.cuda_sketch import SketchScratch, SketchWriter
+from tqc.schedules.cuda_config import AppendConfig, check_dtype, default_config
+from tqc.schedules.cuda_flush import Flush
+from tqc.schedules.cuda_fragments import exact_element
 
 _TOKENS = 16  # tokens that one block writes to the sinks and the tail
 
 
 def make_append(
-    layout: CacheLayout, *, dtype: str = "float32", seed: int = 0, config: CudaConfig | None = None
+    layout: CacheLayout,
+    *,
+    dtype: str = "float32",
+    seed: int = 0,
+    config: AppendConfig | None = None,
+    arch: str = "sm_80",
 ) -> tirx.PrimFunc:
     """append(k [B, Hk, S, D], v [B, Hk, S, D], length [B], new_len [B], page_table [B, NP], *state), in place.
 
@@ -46,13 +51,13 @@ def make_append(
     due are encoded from the tail and the chunk, then rows that stay exact are written. Raises TargetError if the layout
     does not fit a block.
     """
-    config = config or CudaConfig()
-    config.check(layout, dtype)
-    config.check_append(layout)
+    config = config or default_config("append", layout, arch)
+    check_dtype(dtype)
+    config.check(layout, arch)
     return build_kernel("cuda_append", lambda: _emit(layout, dtype, seed, config))
 
 
-def _emit(layout: CacheLayout, dtype: str, seed: int, config: CudaConfig) -> None:
+def _emit(layout: CacheLayout, dtype: str, seed: int, config: AppendConfig) -> None:
     batch, chunk = dimension("batch"), dimension("chunk")
     k = argument("k", (batch, layout.kv_heads, chunk, layout.head_dim), dtype)
     v = argument("v", (batch, layout.kv_heads, chunk, layout.head_dim), dtype)
@@ -61,16 +66,13 @@ def _emit(layout: CacheLayout, dtype: str, seed: int, config: CudaConfig) -> Non
     _emit_writes(cache, k, v, config)
 
 
-def _emit_flush(cache: Cache, k: Buffer, v: Buffer, seed: int, config: CudaConfig) -> None:
+def _emit_flush(cache: Cache, k: Buffer, v: Buffer, seed: int, config: AppendConfig) -> None:
     layout, (batch, heads, chunk, _) = cache.layout, k.shape
     due = tirx.floordiv(chunk, i64(i32(layout.page))) + 2
     if layout.ring:
         due = tirx.min(due, cache.ring)
     with blocks(due, int(heads), batch) as (x, head, b):
-        forms = {side: layout.form(side) for side in "kv"}
-        thresholds = Books.declare(tuple(forms.values()), config.threads, thresholds=True)
-        centroids = Books.declare(tuple(forms.values()), config.threads)
-        scratch, sketches = Scratch.declare(layout), SketchScratch.declare(tuple(forms.values()))
+        flush = Flush.declare(layout, seed, config.threads)
         length = T.Bind(cache.length[b])
         total = T.Bind(length + cache.new_len[b])
         coded = cache.coded(total)
@@ -79,21 +81,9 @@ def _emit_flush(cache: Cache, k: Buffer, v: Buffer, seed: int, config: CudaConfi
             first = tirx.max(first, stop - i32(cache.ring))
         page = T.Bind(first + i32(x))
         with T.serial(0, T.Bind(tirx.Select(page < stop, i32(1), i32(0)))):
-            at = (*cache.place(b, page), head)
-            for side, fresh in (("k", k), ("v", v)):
-                value = _Page(cache, side, fresh, b, head, page, length, total).value
-                units, scales = cache.state[f"{side}_codes"], cache.state.get(f"{side}_scale")
-                if forms[side].exact:
-                    _copy_page(layout, side, units, at, value, config.threads)
-                    continue
-                if forms[side].kind == "polar":
-                    PolarPage(layout.head_dim, layout.page, units, scales, at).write(value, config.threads)
-                    continue
-                tables = (thresholds, centroids, scratch)
-                writer = BandWriter(side, forms[side], layout.page, config.threads, units, scales, at, value, *tables)
-                writer.write()
-                if forms[side].sketch_rows:
-                    SketchWriter(writer, sketches, seed).write()
+            fresh = {"k": k, "v": v}
+            values = {side: _Page(cache, side, x, b, head, page, length, total).value for side, x in fresh.items()}
+            flush.write(cache, (*cache.place(b, page), head), values)
 
 
 @dataclass(frozen=True)
@@ -113,21 +103,14 @@ class _Page:
         layout = self.cache.layout
         tail, ring = self.cache.state[f"tail_{self.side}"], self.cache.ring_page(self.page)
         at = layout.sinks + self.page * layout.page + token
-        indices = (d, token) if self.side == "k" else (token, d)
-        old = f32(tail[self.b, self.head, ring, *indices])
-        new = f32(self.fresh[self.b, self.head, i64(at - self.length), d])
+        old = f32(tail[self.b, self.head, ring, exact_element(self.side, token, d, STRIPS)])
+        # As it would be in the tail: codes do not depend on how tokens were appended.
+        new = f32(to("float16", f32(self.fresh[self.b, self.head, i64(at - self.length), d])))
         value = tirx.if_then_else(at < self.length, old, new)
         return tirx.if_then_else(at < self.total, value, f32(0.0)) if layout.recent == 0 else value
 
 
-def _copy_page(layout: CacheLayout, side: str, units: Buffer, at: tuple[Expr, ...], value: Value, threads: int) -> None:
-    dim, page = layout.head_dim, layout.page
-    with phase(page * dim, threads) as item:
-        d, token = divide(item, page) if side == "k" else reversed(divide(item, dim))
-        store(units, value(token, d), *at, item)
-
-
-def _emit_writes(cache: Cache, k: Buffer, v: Buffer, config: CudaConfig) -> None:
+def _emit_writes(cache: Cache, k: Buffer, v: Buffer, config: AppendConfig) -> None:
     """Writes the rows of the chunk that are sinks or stay in the tail (`recent = 0`: the page being filled)."""
     layout, (batch, heads, chunk, _) = cache.layout, k.shape
     state, page, dim = cache.state, layout.page, layout.head_dim
@@ -141,15 +124,14 @@ def _emit_writes(cache: Cache, k: Buffer, v: Buffer, config: CudaConfig) -> None
             at = T.Bind(length + row)
             t = T.Bind(at - layout.sinks)
 
-            def write(name: str, fresh: Buffer, *indices: Expr) -> None:
-                store(state[name], f32(fresh[b, head, i64(row), d]), b, head, *indices)
+            def write(region: str, strips: int, place: Expr, *indices: Expr) -> None:
+                for side, fresh in (("k", k), ("v", v)):
+                    element = exact_element(side, place, d, strips)
+                    store(state[f"{region}_{side}"], f32(fresh[b, head, i64(row), d]), b, head, *indices, element)
 
             if layout.sinks:
                 with when(tirx.all(row < new, t < 0)):
-                    write("sink_k", k, d, at)
-                    write("sink_v", v, at, d)
+                    write("sink", layout.sink_slots // STRIP, at)
             with when(tirx.all(row < new, t >= 0, t >= kept)):
                 ring = T.Bind(cache.ring_page(tirx.floordiv(t, i32(page))))
-                offset = T.Bind(tirx.floormod(t, i32(page)))
-                write("tail_k", k, ring, d, offset)
-                write("tail_v", v, ring, offset, d)
+                write("tail", STRIPS, T.Bind(tirx.floormod(t, i32(page))), ring)

@@ -67,6 +67,15 @@ def phase(count: int, threads: int) -> Iterator[Expr]:
 
 
 @contextmanager
+def threads(count: int) -> Iterator[Expr]:
+    """What each of the `count` threads of the block does by itself, barriers of its own included."""
+    with ExitStack() as frames:
+        thread = frames.enter_context(T.thread_binding(0, count, thread="threadIdx.x"))
+        _enter_scope(frames, "thread")
+        yield thread
+
+
+@contextmanager
 def when(condition: Expr) -> Iterator[None]:
     """What is emitted inside runs only if `condition` holds. No phase may stand in here: threads differ."""
     with T.If(condition), T.Then():

@@ -1,12 +1,7 @@
-"""Codes on the device: codebooks in shared memory, units taken apart and put together.
-
-Both sides of the cache pack 16 values in a row, along dims for K and along tokens for V: a plane of width w keeps them
-in w units (`tqc.codec.layout`). So the unit of work is a group of 16 values, `bits` units in all.
-"""
+"""Codebooks in shared memory, and the search for a code in them: what append needs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +10,6 @@ from tvm.ir import Expr
 from tvm.tirx import Buffer
 
 from tqc.codec.form import Band, Form
-from tqc.codec.layout import LANES, planes
 from tqc.codec.polar import LEVEL_BITS, angles
 from tqc.schedules.cuda_builder import f32, i32, local, phase, shared, store
 
@@ -91,53 +85,6 @@ def pick(values: list[Expr], index: Expr, start: int = 0) -> Expr:
     middle = len(values) // 2
     lower, upper = pick(values[:middle], index, start), pick(values[middle:], index, start + middle)
     return tirx.Select(index < start + middle, lower, upper)
-
-
-def plane_offset(values: int, shift: int) -> int:
-    """Elements that the planes below `shift` take in a page of `values` values."""
-    return values * shift // LANES
-
-
-def load_group(unit: Callable[[int, int], Expr], bits: int) -> Callable[[Expr], Expr]:
-    """Reads the units of 16 codes; the function returned gives the code of value `j` as int32.
-
-    `unit(shift, i)` is unit i of the group in the plane at `shift`.
-    """
-    words = local("words", bits, "uint32")
-    for width, shift in planes(bits):
-        for i in range(width):
-            store(words, unit(shift, i), shift + i)
-
-    def code(j: Expr) -> Expr:
-        parts = []
-        for width, shift in planes(bits):
-            word = words[shift + tirx.floordiv(j * width, i32(LANES))]
-            offset = tirx.Cast("uint32", tirx.floormod(j * width, i32(LANES)))
-            field = (word >> offset) & tirx.const((1 << width) - 1, "uint32")
-            parts.append(field << tirx.const(shift, "uint32") if shift else field)
-        return tirx.Cast("int32", _either(parts))
-
-    return code
-
-
-def _either(parts: list[Expr]) -> Expr:
-    whole = parts[0]
-    for part in parts[1:]:
-        whole = whole | part
-    return whole
-
-
-def store_group(codes: Buffer, put: Callable[[int, int, int, Expr], None], bits: int) -> None:
-    """Packs the 16 codes of the local array `codes` (uint32); `put(shift, width, i, word)` stores unit i of
-    the group in a plane."""
-    for width, shift in planes(bits):
-        per_unit = LANES // width
-        for i in range(width):
-            fields = [
-                ((codes[i * per_unit + slot] >> shift) & ((1 << width) - 1)) << (slot * width)
-                for slot in range(per_unit)
-            ]
-            put(shift, width, i, tirx.Cast("uint16", _either(fields)))
 
 
 class Encoder:

@@ -1,110 +1,290 @@
-"""What the CUDA kernels decide before they are built, checked against the limits of a thread block."""
+"""What the CUDA kernels decide before they are built: values, the rules that they have to keep, and all that keep them.
+
+A configuration of a schedule is a frozen value. `space` lists the configurations of a layout and an architecture that
+keep the rules, the default first; `tqc tune` measures them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
-from tqc.codec.layout import LANES, CacheLayout
+from tqc.codec.fragments import ROWS as COLUMN
+from tqc.codec.fragments import STRIPS, TOKENS
+from tqc.codec.layout import CacheLayout
 from tqc.errors import TargetError
 from tqc.schedules.cuda_codes import table_entries
 from tqc.schedules.cuda_encode import scratch_floats
+from tqc.schedules.cuda_flash import ROWS
+from tqc.schedules.cuda_ptx import WARP
+from tqc.schedules.cuda_queries import query_bytes
+from tqc.schedules.cuda_sides import CodedPages, Tables, page_bytes
 from tqc.schedules.cuda_sketch import sketch_floats
 
-SHARED_BYTES = 48 * 1024
-"""Shared memory a block may declare statically, on every GPU."""
-
 DTYPES = ("float16", "float32")
-_MAX_ROWS = 32  # more accumulators than this leave the registers
-_FLOAT = 4
+"""Of queries, keys, values and outputs; the tensor cores take float16."""
+
+SHARED_BYTES = {
+    **dict.fromkeys(("sm_80", "sm_87"), 163 * 1024),
+    **dict.fromkeys(("sm_86", "sm_88", "sm_89", "sm_120", "sm_120a", "sm_121", "sm_121a"), 99 * 1024),
+    **dict.fromkeys(("sm_90", "sm_90a", "sm_100", "sm_100a", "sm_103", "sm_103a", "sm_110", "sm_110a"), 227 * 1024),
+}
+"""Shared memory of one block (CUDA C++ Programming Guide, table of technical specifications per compute capability)."""
+
+STATIC_BYTES = 48 * 1024
+"""Shared memory that a block may declare statically, on every GPU."""
+
+MOST_REGISTERS = 255
+"""Of one thread, on every GPU."""
+
+OTHER_REGISTERS = 72
+"""Registers for addresses, loop counters and decoding, beside those that hold operands, scores and outputs."""
+
+FRESH_PAD = 8
+"""float16 numbers behind each row of fresh tokens in shared memory, so that eight rows lie in different banks."""
 
 
 @dataclass(frozen=True)
-class CudaConfig:
-    """Decisions of one CUDA kernel.
+class DecodeConfig:
+    """Decode. `warps` of a block; `stages`: pages of each warp in shared memory, one being read, others on their way;
+    `tiles`: times eight query heads that a block has, at most; `blocks`: how many the whole device should get, for
+    which the context is split; `most_splits`: of one context."""
 
-    `threads` of a block; `splits`: blocks that share the context of one KV head in decode; `query_rows`: queries of one
-    block in prefill, each with its whole GQA group (0: 4, or 2 or 1 where more do not fit a block).
-    Raises TargetError on a value outside its range.
-    """
-
-    threads: int = 128
-    splits: int = 32
-    query_rows: int = 0
+    warps: int = 4
+    stages: int = 2
+    tiles: int = 2
+    blocks: int = 528
+    most_splits: int = 128
 
     def __post_init__(self) -> None:
-        if self.threads % 32 or not 32 <= self.threads <= 1024:
-            _refuse("threads", "a multiple of 32 up to 1024", self.threads)
-        if not 1 <= self.splits <= 1024:
-            _refuse("splits", "1 to 1024", self.splits)
-        if not 0 <= self.query_rows <= _MAX_ROWS:
-            _refuse("query_rows", f"0 to {_MAX_ROWS}", self.query_rows)
+        _check("warps", self.warps, 1, 16)
+        _check("stages", self.stages, 1, 8)
+        _check("tiles", self.tiles, 1, 8)
+        _check("blocks", self.blocks, 1, 1 << 20)
+        _check("most_splits", self.most_splits, 1, 1024)
+
+    @property
+    def threads(self) -> int:
+        return self.warps * WARP
+
+    def groups(self, layout: CacheLayout) -> int:
+        """Blocks that share the query heads of one KV head, each of which decodes its codes."""
+        return -(-layout.group // (self.tiles * ROWS))
+
+    def rows(self, layout: CacheLayout) -> int:
+        """Query heads of a block."""
+        return -(-layout.group // self.groups(layout))
+
+    def row_tiles(self, layout: CacheLayout) -> int:
+        """Times eight query rows of a warp."""
+        return -(-self.rows(layout) // ROWS)
+
+    def query_bytes(self, layout: CacheLayout) -> int:
+        """Operand B of all columns of a block's rows."""
+        return query_bytes(layout.form("k").rows, self.row_tiles(layout))
+
+    def stage_bytes(self, layout: CacheLayout) -> int:
+        """One page of keys and values."""
+        return page_bytes(layout.form("k")) + page_bytes(layout.form("v"))
+
+    def warp_bytes(self, layout: CacheLayout) -> int:
+        """A warp's own shared memory: scratch, and its stages."""
+        return scratch_bytes(layout) + self.stages * self.stage_bytes(layout)
+
+    def merge_bytes(self, layout: CacheLayout) -> int:
+        """What the warps of a block add up at the end: rows of outputs, padded against bank conflicts, and sums."""
+        return self.warps * ROWS * self.row_tiles(layout) * 4 * (layout.form("v").rows + 4 + 2)
+
+    def shared_bytes(self, layout: CacheLayout) -> int:
+        """Shared memory of a block."""
+        tables = Tables.bytes_of((layout.form("k"), layout.form("v")))
+        reading = tables + self.query_bytes(layout) + self.warps * self.warp_bytes(layout)
+        return max(reading, self.merge_bytes(layout))
+
+    def check(self, layout: CacheLayout, arch: str = "sm_80") -> None:
+        """Raises TargetError if the kernel of this layout does not fit a block of the architecture."""
+        check_layout(layout)
+        _check_fit("decode", self.shared_bytes(layout), arch, attention_registers(layout, self.row_tiles(layout)))
+
+    @classmethod
+    def space(cls, layout: CacheLayout, arch: str) -> Iterator[DecodeConfig]:
+        """Configurations that fit, the default first."""
+        tiles = (2, 1) if layout.group > ROWS else (1,)
+        values = product(tiles, (4, 2, 8, 1), (2, 3, 4, 1), (4, 2, 6, 8, 1))
+        return _fitting((cls(w, s, t, SMS[arch] * n) for t, w, s, n in values), layout, arch)
+
+
+@dataclass(frozen=True)
+class PrefillConfig:
+    """Prefill. `warps` of a block; `tiles`: times eight query rows of each warp; `expand`: codes are decoded once for
+    the whole block, into shared memory, and not by every warp."""
+
+    warps: int = 4
+    tiles: int = 2
+    expand: bool = True
+
+    def __post_init__(self) -> None:
+        _check("warps", self.warps, 1, 16)
+        _check("tiles", self.tiles, 1, 8)
+
+    @property
+    def threads(self) -> int:
+        return self.warps * WARP
+
+    @property
+    def rows(self) -> int:
+        """Query rows of a block."""
+        return self.warps * self.tiles * ROWS
 
     def queries(self, layout: CacheLayout) -> int:
-        """Queries of one block in prefill."""
-        if self.query_rows:
-            return self.query_rows
-        return next((rows for rows in (4, 2) if self.fits(layout, rows)), 1)
+        """Queries of a block, each with its whole GQA group."""
+        return self.rows // layout.group
 
-    def k_slices(self, layout: CacheLayout) -> int:
-        """Threads that share the rows of one key."""
-        return _largest_divisor(layout.head_dim // LANES, self.threads // layout.page)
+    def query_bytes(self, layout: CacheLayout) -> int:
+        """Operand B of all columns of a block's rows."""
+        return query_bytes(layout.form("k").rows, self.warps * self.tiles)
 
-    def v_slices(self, layout: CacheLayout) -> int:
-        """Threads that share the tokens of one row of the values."""
-        return _largest_divisor(layout.page // LANES, self.threads // layout.head_dim)
+    def buffer_bytes(self, layout: CacheLayout, side: str) -> int:
+        """One tile of a side as float16: rows of fresh tokens, exact fragments, or codes that were expanded."""
+        form = layout.form(side)
+        coded = form.rows if self.expand and not form.exact else 0
+        return 2 * TOKENS * max(layout.head_dim + FRESH_PAD, coded)
 
-    def attention_bytes(self, layout: CacheLayout, queries: int) -> int:
-        """Shared memory of an attention block with `queries` queries, each with its GQA group."""
-        k, v = layout.form("k"), layout.form("v")
-        queries_and_sums = k.rows + self.v_slices(layout) * v.rows
-        scores = (self.k_slices(layout) + 2 + value_scales(layout)) * layout.page
-        return _FLOAT * (queries * layout.group * (queries_and_sums + scores + LANES + 2) + table_entries((k, v)))
+    def shared_bytes(self, layout: CacheLayout) -> int:
+        """Shared memory of a block."""
+        tiles = sum(self.buffer_bytes(layout, side) + page_bytes(layout.form(side)) for side in "kv")
+        return self.query_bytes(layout) + Tables.bytes_of((layout.form("k"), layout.form("v"))) + tiles
 
-    def append_bytes(self, layout: CacheLayout) -> int:
-        """Shared memory of a block that encodes a page."""
+    def check(self, layout: CacheLayout, arch: str = "sm_80") -> None:
+        """Raises TargetError if the kernel of this layout does not fit a block of the architecture."""
+        check_layout(layout)
+        if not self.expand and scratch_bytes(layout):
+            refuse("scheme without `expand`", "codes in bands", f"{layout.k} and {layout.v}")
+        if self.queries(layout) < 1:
+            refuse("GQA group", f"at most the {self.rows} rows of a block", layout.group)
+        _check_fit("prefill", self.shared_bytes(layout), arch, attention_registers(layout, self.tiles))
+
+    @classmethod
+    def space(cls, layout: CacheLayout, arch: str) -> Iterator[PrefillConfig]:
+        """Configurations that fit, the default first: as many rows as there are registers for."""
+        values = product((True, False), (4, 8, 2, 1), (4, 3, 2, 1))
+        return _fitting((cls(warps, tiles, expand) for expand, warps, tiles in values), layout, arch)
+
+
+@dataclass(frozen=True)
+class AppendConfig:
+    """Append. `threads` of a block, which encodes a page of one KV head."""
+
+    threads: int = 128
+
+    def __post_init__(self) -> None:
+        _check("threads", self.threads, WARP, 1024)
+        if self.threads % WARP:
+            refuse("threads", f"a multiple of {WARP}", self.threads)
+
+    def shared_bytes(self, layout: CacheLayout) -> int:
+        """Shared memory of a block."""
         forms = layout.form("k"), layout.form("v")
-        return _FLOAT * (2 * table_entries(forms) + scratch_floats(layout) + sketch_floats(forms))
+        return 4 * (2 * table_entries(forms) + scratch_floats(layout) + sketch_floats(forms))
 
-    def fits(self, layout: CacheLayout, queries: int) -> bool:
-        """Whether an attention block of `queries` queries stays within the registers and the shared memory."""
-        within_registers = queries == 1 or queries * layout.group <= _MAX_ROWS
-        return within_registers and self.attention_bytes(layout, queries) <= SHARED_BYTES
+    def check(self, layout: CacheLayout, arch: str = "sm_80") -> None:
+        """Raises TargetError if the kernel of this layout does not fit a block of the architecture."""
+        check_layout(layout)
+        if self.shared_bytes(layout) > STATIC_BYTES:
+            refuse("layout in append", f"at most {STATIC_BYTES} bytes of shared memory", self.shared_bytes(layout))
 
-    def check(self, layout: CacheLayout, dtype: str, queries: int = 1) -> None:
-        """Raises TargetError if kernels for this layout, activation dtype and number of queries cannot be built."""
-        if dtype not in DTYPES:
-            _refuse("dtype", " or ".join(DTYPES), dtype)
-        if layout.head_dim % LANES:
-            _refuse("head_dim", f"a multiple of {LANES}", layout.head_dim)
-        if layout.page % LANES:
-            _refuse("page", f"a multiple of {LANES}", layout.page)
-        if layout.query_heads % layout.kv_heads:
-            _refuse("query_heads", f"a multiple of the {layout.kv_heads} KV heads", layout.query_heads)
-        if not self.fits(layout, queries):
-            _refuse(
-                "query_rows × GQA group",
-                f"at most {_MAX_ROWS} rows and {SHARED_BYTES} bytes of shared memory",
-                f"{queries * layout.group} rows and {self.attention_bytes(layout, queries)} bytes",
-            )
-
-    def check_append(self, layout: CacheLayout) -> None:
-        """Raises TargetError if a block cannot encode a page of this layout."""
-        if self.append_bytes(layout) > SHARED_BYTES:
-            _refuse(
-                "layout in append",
-                f"at most {SHARED_BYTES} bytes of shared memory",
-                f"{self.append_bytes(layout)} bytes",
-            )
+    @classmethod
+    def space(cls, layout: CacheLayout, arch: str) -> Iterator[AppendConfig]:
+        """Configurations that fit, the default first."""
+        return _fitting((cls(threads) for threads in (128, 256, 64, 512)), layout, arch)
 
 
-def value_scales(layout: CacheLayout) -> int:
-    """Arrays of weights that a tile of values needs: one for each scale of its bands."""
-    return max(1, len({band.scale for band in layout.form("v").coded_bands}))
+Config = DecodeConfig | PrefillConfig | AppendConfig
+
+SCHEDULES: dict[str, type[Config]] = {"append": AppendConfig, "decode": DecodeConfig, "prefill": PrefillConfig}
+
+SMS = {
+    **dict.fromkeys(("sm_80",), 108),
+    **dict.fromkeys(("sm_86", "sm_88"), 84),
+    **dict.fromkeys(("sm_87",), 16),
+    **dict.fromkeys(("sm_89",), 128),
+    **dict.fromkeys(("sm_90", "sm_90a"), 132),
+    **dict.fromkeys(("sm_100", "sm_100a", "sm_103", "sm_103a"), 148),
+    **dict.fromkeys(("sm_110", "sm_110a"), 20),
+    **dict.fromkeys(("sm_120", "sm_120a"), 170),
+    **dict.fromkeys(("sm_121", "sm_121a"), 48),
+}
+"""Multiprocessors of the largest GPU of an architecture, for which a context is split by default."""
 
 
-def _largest_divisor(number: int, limit: int) -> int:
-    return next(divisor for divisor in range(max(1, min(number, limit)), 0, -1) if number % divisor == 0)
+def default_config(schedule: str, layout: CacheLayout, arch: str) -> Config:
+    """The first configuration of `append`, `decode` or `prefill` that fits. Raises TargetError, saying what does not,
+    if none does."""
+    kind = SCHEDULES[schedule]
+    first = next(kind.space(layout, arch), None)
+    if first is None:
+        kind().check(layout, arch)
+        refuse(f"layout in {schedule}", f"one that fits a block of {arch}", layout)
+    return first
 
 
-def _refuse(what: str, expected: str, found: object) -> None:
+def attention_registers(layout: CacheLayout, tiles: int) -> int:
+    """Registers of a thread of an attention kernel with `tiles` times eight rows: an estimate from what it holds."""
+    forms = layout.form("k"), layout.form("v")
+    outputs = 4 * (forms[1].rows // COLUMN) * tiles
+    scores = 4 * STRIPS * tiles * (2 if forms[0].scales > 1 else 1)
+    return OTHER_REGISTERS + outputs + scores + 4 * STRIPS + 4 * tiles
+
+
+def scratch_bytes(layout: CacheLayout) -> int:
+    """Shared memory in which a warp puts the columns of a page together."""
+    return max(CodedPages.scratch_bytes(layout.form(side)) for side in "kv")
+
+
+def check_layout(layout: CacheLayout) -> None:
+    """Raises TargetError if no CUDA kernel takes this layout."""
+    if layout.order != "fragments":
+        refuse("order of pages", "fragments", layout.order)
+    layout.check_order()
+    if layout.head_dim % COLUMN:
+        refuse("head_dim", f"a multiple of {COLUMN}", layout.head_dim)
+    if layout.query_heads % layout.kv_heads:
+        refuse("query_heads", f"a multiple of the {layout.kv_heads} KV heads", layout.query_heads)
+    if layout.exact_dtype != "float16":
+        refuse("type of exact tokens", "float16", layout.exact_dtype)
+    for side in "kv":
+        if layout.form(side).dtype == "float32":
+            refuse(f"scheme of {side}", "fp16, bf16 or codes: tensor cores multiply float16", getattr(layout, side))
+
+
+def check_dtype(dtype: str) -> None:
+    """Raises TargetError for activations that no kernel takes."""
+    if dtype not in DTYPES:
+        refuse("dtype", " or ".join(DTYPES), dtype)
+
+
+def refuse(what: str, expected: str, found: object) -> None:
     raise TargetError(f"CUDA kernels cannot take this {what}", expected=expected, found=str(found))
+
+
+def _check(name: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        refuse(name, f"{least} to {most}", value)
+
+
+def _check_fit(kernel: str, shared: int, arch: str, registers: int) -> None:
+    if shared > SHARED_BYTES[arch]:
+        most = f"at most {SHARED_BYTES[arch]} bytes of shared memory on {arch}"
+        refuse(f"configuration of {kernel}", most, f"{shared} bytes")
+    if registers > MOST_REGISTERS:
+        refuse(f"configuration of {kernel}", f"at most {MOST_REGISTERS} registers a thread", f"about {registers}")
+
+
+def _fitting(configs: Iterator[Config], layout: CacheLayout, arch: str) -> Iterator[Config]:
+    for config in configs:
+        try:
+            config.check(layout, arch)
+        except TargetError:
+            continue
+        yield config

@@ -1,6 +1,7 @@
 """Encoding a page on CUDA, for every scheme made of bands: norms, scales, codes; sketches are in `cuda_sketch`.
 
-Work is cut into groups of 16 values, as the codes are. A block encodes one side after the other in the same scratch.
+Sums are cut into groups of 16 values, codes into the values that a lane reads. A block encodes one side after the other
+in the same scratch.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from tvm.tirx import Buffer
 from tvm.tirx.script.builder import ir as T
 
 from tqc.codec.form import Band, Form
+from tqc.codec.fragments import ROWS, WARP
 from tqc.codec.layout import LANES, CacheLayout
 from tqc.schedules.cuda_builder import accumulate, divide, f32, local, phase, shared, store, to
-from tqc.schedules.cuda_codes import Books, Encoder, plane_offset, store_group
+from tqc.schedules.cuda_codes import Books, Encoder
+from tqc.schedules.cuda_fragments import scale_element, value_place
+from tqc.schedules.cuda_pack import pack_lane, store_lane
 
 HALF_OVERFLOW = 65520.0  # from here on float16 rounds to infinity
 
@@ -94,7 +98,7 @@ class BandWriter:
         """Stores 0 for the norm 0, NaN where the value is no finite float16; returns what was stored, in float32."""
         finite = tirx.Select(value < f32(HALF_OVERFLOW), value, f32(float("nan")))
         stored = T.Bind(to("float16", tirx.Select(tirx.EQ(norm, f32(0.0)), f32(0.0), finite)))
-        store(self.scales, stored, *self.at, number * self.page + token)
+        store(self.scales, stored, *self.at, number * self.page + scale_element(token))
         return f32(stored)
 
     def _phase(self, count: int):
@@ -142,19 +146,17 @@ class BandWriter:
             store(self.scratch.scales[scale], stored, token)
 
     def _codes(self, band: Band) -> None:
-        along, lanes = (band.rows, self.page) if self.side == "k" else (self.page, band.rows)
-        start = self.form.offset(band, self.page)
-        with self._phase(along // LANES * lanes) as item:
-            group, lane = divide(item, lanes)
-            codes = local("codes", LANES, "uint32")
+        start = self.form.offset(band, self.page) // 2
+        with self._phase(band.rows // ROWS * WARP) as item:
+            column, lane = divide(item, WARP)
             encode = self.encoder(band)
-            with T.unroll(0, LANES) as j:
-                place = T.Bind(group * LANES + j)
-                token, row = (lane, place) if self.side == "k" else (place, lane)
-                store(codes, encode(self.unit(self.value(token, band.start + row), band, token)), j)
 
-            def put(shift: int, width: int, i: int, word: Expr) -> None:
-                offset = start + plane_offset(along * lanes, shift) + (group * width + i) * lanes + lane
-                store(self.units, word, *self.at, offset)
+            def code(strip: int, j: int) -> Expr:
+                token, row = value_place(self.side, lane, strip, j)
+                x = self.value(token, column * ROWS + (row + band.start))
+                return encode(self.unit(x, band, token))
 
-            store_group(codes, put, band.bits)
+            def put(element: Expr | int, word: Expr) -> None:
+                store(self.units, word, *self.at, start + element)
+
+            store_lane(pack_lane(code, band.bits), band.bits, put, column, lane)

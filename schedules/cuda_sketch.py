@@ -18,14 +18,18 @@ from tvm.tirx.script.builder import ir as T
 
 from tqc.codec import rotation, sketch
 from tqc.codec.form import Band, Form
+from tqc.codec.fragments import ROWS, STRIP, STRIPS, WARP
 from tqc.codec.layout import LANES
-from tqc.schedules.cuda_builder import accumulate, divide, f32, i32, local, phase, shared, store, to, when
+from tqc.schedules.cuda_builder import accumulate, divide, f32, i32, local, phase, shared, store, to
 from tqc.schedules.cuda_codes import pick
 from tqc.schedules.cuda_encode import BandWriter
+from tqc.schedules.cuda_fragments import value_place
+from tqc.schedules.cuda_pack import pack_lane, store_lane
 
 _VALUES = 2048  # floats of each of the two arrays that a transform goes back and forth between
 _STAGES = 4  # of the butterfly in registers: 16 values
 _WORD = 32
+_BITS = tuple(f"bits_{strip}" for strip in range(STRIPS))
 
 
 def _tokens(dim: int) -> int:
@@ -42,25 +46,36 @@ def sketch_floats(forms: tuple[Form, ...]) -> int:
 def _sizes(dims: list[int]) -> dict[str, int]:
     odd = max(dim // (dim & -dim) for dim in dims)
     values = max(_tokens(dim) * dim for dim in dims)
-    return {"ping": values, "pong": values, "flips": sketch.ROUNDS * max(dims), "mixing": odd * odd, "bits": max(dims)}
+    return {
+        "ping": values,
+        "pong": values,
+        "flips": sketch.ROUNDS * max(dims),
+        "mixing": odd * odd,
+        **{name: max(dims) for name in _BITS},
+    }
 
 
 @dataclass(frozen=True)
 class SketchScratch:
     """Shared memory of the transforms: vectors as [dim, token] twice, the signs of both rounds, the odd factor of one,
-    and words of signs that wait for more tokens."""
+    and the signs of a page, for each strip of 16 tokens a number a row.
+
+    Each strip has an array of its own: TVM sees that threads do not meet where they use the same index everywhere."""
 
     ping: Buffer
     pong: Buffer
     flips: Buffer
     mixing: Buffer
-    bits: Buffer
+    bits: tuple[Buffer, ...]
 
     @classmethod
     def declare(cls, forms: tuple[Form, ...]) -> SketchScratch | None:
         """None if no form has a sketch."""
         dims = [band.source[1] for form in forms for band in form.bands if band.sketch]
-        return cls(**{name: shared(name, size) for name, size in _sizes(dims).items()}) if dims else None
+        if not dims:
+            return None
+        arrays = {name: shared(name, size) for name, size in _sizes(dims).items()}
+        return cls(**{k: x for k, x in arrays.items() if k not in _BITS}, bits=tuple(arrays[name] for name in _BITS))
 
 
 @dataclass(frozen=True)
@@ -84,8 +99,9 @@ class SketchWriter:
         dim, page = band.source[1], self.bands.page
         tokens = _tokens(dim)
         self._load_flips(np.concatenate([signs for signs, _ in rounds]) < 0)
-        with self._phase(dim) as d:  # before the loop, whose turns pass it on
-            store(self.scratch.bits, f32(0.0), d)
+        with self._phase(dim) as d:
+            for bits in self.scratch.bits:
+                store(bits, f32(0.0), d)
         with T.serial(0, page // tokens) as batch:
             first = T.Bind(batch * tokens)
             for part in self._residual(band):
@@ -97,8 +113,8 @@ class SketchWriter:
                 transform.flip(number)
                 transform.mix(factor)
                 transform.butterfly()
-            put = self._store_k if self.bands.side == "k" else self._store_v
-            put(band, chunk * dim, first, tokens, transform.source)
+            self._keep(dim, first, tokens, transform.source)
+        self._store(band, chunk * dim)
 
     def _load_flips(self, negative: np.ndarray) -> None:
         """The signs of all rounds, one after the other."""
@@ -146,31 +162,35 @@ class SketchWriter:
             norm = T.Bind(tirx.sqrt(sum((parts[group, t] for group in range(1, groups)), parts[0, t])))
             self.bands.store_scale(band.scale, norm, norm, first + t)
 
-    def _store_k(self, band: Band, row: int, first: Expr, tokens: int, rotated: Buffer) -> None:
-        writer, groups = self.bands, band.source[1] // LANES
-        start = writer.form.offset(band, writer.page) + row // LANES * writer.page
-        with self._phase(groups * tokens) as item:
-            group, t = divide(item, tokens)
-            word = local("word", 1, "uint32")
-            store(word, tirx.const(0, "uint32"), 0)
-            for j in range(LANES):
-                store(word, word[0] | _sign(rotated[(group * LANES + j) * tokens + t], j), 0)
-            store(writer.units, to("uint16", word[0]), *writer.at, start + group * writer.page + first + t)
-
-    def _store_v(self, band: Band, row: int, first: Expr, tokens: int, rotated: Buffer) -> None:
-        """A unit holds 16 tokens: signs wait in shared memory until all of them are there."""
-        writer, dim = self.bands, band.source[1]
-        start = writer.form.offset(band, writer.page) + row
-        group, slot = divide(first, LANES)
+    def _keep(self, dim: int, first: Expr, tokens: int, rotated: Buffer) -> None:
+        """The signs of these tokens into the words of their rows."""
+        strip, slot = divide(first, STRIP)
         with self._phase(dim) as d:
-            word = local("word", 1, "uint32")
-            before = to("uint32", self.scratch.bits[d])
-            store(word, tirx.Select(tirx.EQ(slot, i32(0)), tirx.const(0, "uint32"), before), 0)
+            signs, word = local("signs", 1, "uint32"), local("word", 1, "uint32")
+            store(signs, tirx.const(0, "uint32"), 0)
             for t in range(tokens):
-                store(word, word[0] | (_sign(rotated[d * tokens + t], t) << to("uint32", slot)), 0)
-            store(self.scratch.bits, f32(word[0]), d)
-            with when(tirx.EQ(slot, i32(LANES - tokens))):
-                store(writer.units, to("uint16", word[0]), *writer.at, start + group * band.rows + d)
+                store(signs, signs[0] | (_sign(rotated[d * tokens + t], t) << to("uint32", slot)), 0)
+            for n, bits in enumerate(self.scratch.bits):
+                store(word, to("uint32", bits[d]), 0)
+                added = tirx.Select(tirx.EQ(strip, i32(n)), signs[0], tirx.const(0, "uint32"))
+                store(bits, f32(word[0] | added), d)
+
+    def _store(self, band: Band, first_row: int) -> None:
+        """The page's signs of some rows of the band, in the order of the page."""
+        writer, rows = self.bands, band.source[1]
+        start = (writer.form.offset(band, writer.page) // 2) + first_row // ROWS * WARP
+        with self._phase(rows // ROWS * WARP) as item:
+            column, lane = divide(item, WARP)
+
+            def code(strip: int, j: int) -> Expr:
+                token, row = value_place(writer.side, lane, strip, j)
+                word = to("uint32", self.scratch.bits[strip][column * ROWS + row])
+                return to("int32", (word >> to("uint32", token - STRIP * strip)) & tirx.const(1, "uint32"))
+
+            def put(element: Expr | int, word: Expr) -> None:
+                store(writer.units, word, *writer.at, start + element)
+
+            store_lane(pack_lane(code, 1), 1, put, column, lane)
 
 
 def _sign(x: Expr, bit: int) -> Expr:

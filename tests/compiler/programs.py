@@ -115,6 +115,4 @@ def hugging_face_program(model: Any) -> torch.export.ExportedProgram:
     side = [{0: AUTO, 2: AUTO}] * len(past.layers)
     shapes = {name: {0: AUTO, 1: AUTO} for name in ("input_ids", "attention_mask", "position_ids")}
     with torch.no_grad():
-        return torch.export.export(
-            model, (), arguments, dynamic_shapes=shapes | {name: [side, side]}, strict=False
-        )
+        return torch.export.export(model, (), arguments, dynamic_shapes=shapes | {name: [side, side]}, strict=False)

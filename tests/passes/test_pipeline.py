@@ -21,7 +21,7 @@ def test_the_passes_print_their_options():
     passes = cache_passes(schemes=("tq4", "tq2"), means={}, **OPTIONS)
     assert [str(one) for one in passes] == [
         "centre-keys",
-        "attach-cache{sinks=4,recent=16,page=16}",
+        "attach-cache{sinks=4,recent=16,page=16,storage=lanes/float32}",
         "quantize-cache{default=('tq4', 'tq2'),plan={},seed=0,rounds=1}",
         "last-token-logits",
     ]

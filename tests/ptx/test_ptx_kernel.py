@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import tvm
-from cuda_driver import CudaSequences, cuda_kernels
+from cuda_driver import CudaSequences, cuda_kernels, cuda_layout
 from ptx_compile import module_of, needs_nvcc
 from ptx_error import PtxError
 from ptx_kernel import PtxKernel, as_array, interpret, interpreted
@@ -16,14 +16,15 @@ from ptx_run import Unwritten, run
 from tvm.tirx import PrimFunc
 from tvm.tirx.script.builder import ir as T
 
-from tqc.codec.layout import CacheLayout, ring_pages
+from tqc.codec.layout import ring_pages
 from tqc.schedules.cuda_builder import argument, blocks, build_kernel, dimension, f32, named, phase, store
 
 LAYOUTS = {
-    "tq4-tq3": (CacheLayout(4, 2, 64, "tq4", "tq3"), {}),
-    "sketches": (CacheLayout(4, 2, 80, "qjl2o", "tqp3", recent=32, page=16), {"dtype": "float16"}),
-    "polar": (CacheLayout(2, 1, 128, "polar", "tq2.5", recent=64, exact_dtype="float16"), {"dtype": "float16"}),
-    "ring": (CacheLayout(4, 2, 64, "tq5", "bf16", recent=20, page=16, ring=ring_pages(40, 20, 16)), {"window": 40}),
+    "tq4-tq3": (cuda_layout(4, 2, 64, "tq4", "tq3"), {}),
+    "float32": (cuda_layout(4, 2, 64, "tq4", "tq3"), {"dtype": "float32"}),
+    "sketches": (cuda_layout(4, 2, 80, "qjl2o", "tqp3", recent=32), {}),
+    "polar": (cuda_layout(2, 1, 128, "polar", "tq2.5", recent=64), {}),
+    "ring": (cuda_layout(4, 2, 64, "tq5", "bf16", recent=20, ring=ring_pages(90, 20, 64)), {"window": 90}),
 }
 
 
@@ -36,7 +37,7 @@ def sequences(request) -> CudaSequences:
     name, arch = request.param
     layout, options = LAYOUTS[name]
     scale = layout.head_dim**-0.5
-    kernels = interpreted(cuda_kernels(layout, softmax_scale=scale, **options), arch)
+    kernels = interpreted(cuda_kernels(layout, softmax_scale=scale, arch=arch, **options), arch)
     return CudaSequences(layout, kernels, batch=3, capacity=400, scale=scale, **options)
 
 

@@ -11,11 +11,12 @@ import ml_dtypes
 import numpy as np
 
 from tqc.codec.form import Form
+from tqc.codec.fragments import scale_order
 from tqc.codec.layout import CacheLayout
 from tqc.codec.page_codec import decode_page, encode_page
 
 NEAR_THRESHOLD = 1e-5
-SENTINEL = {"float32": 777.0, "float16": 777.0, "bfloat16": 777.0, "uint16": 0xBEEF}
+SENTINEL = {"float32": 777.0, "float16": 777.0, "bfloat16": 777.0, "uint16": 0xBEEF, "uint32": 0xDEADBEEF}
 
 
 def numpy_type(name: str) -> np.dtype:
@@ -35,8 +36,8 @@ def random_state(layout: CacheLayout, batch: int, pool_pages: int, rng: np.rando
     """State arrays full of any codes and vectors: what they hold is what `read` says."""
     state = empty_state(layout, batch, pool_pages)
     for name, array in state.items():
-        if array.dtype == np.uint16:
-            array[...] = rng.integers(0, 2**16, array.shape)
+        if array.dtype in (np.uint16, np.uint32):
+            array[...] = rng.integers(0, np.iinfo(array.dtype).max, array.shape, array.dtype, endpoint=True)
         else:
             array[...] = (
                 rng.uniform(0.5, 2, array.shape) if name.endswith("scale") else rng.standard_normal(array.shape)
@@ -60,9 +61,9 @@ def coded_vectors(layout: CacheLayout, state: dict[str, np.ndarray], side: str, 
     form = layout.form(side)
     elements = state[f"{side}_codes"][at]
     scales = state[f"{side}_scale"][at] if form.scales else np.zeros((layout.kv_heads, 0), np.float16)
-    vectors = decode_page(form, side, elements, scales, layout.page)
+    vectors = decode_page(form, side, elements, scales, layout.page, layout.order)
     lost = ~np.isfinite(scales.reshape(layout.kv_heads, form.scales, layout.page)).all(axis=1)
-    vectors[lost] = np.nan
+    vectors[lost[:, np.argsort(scale_order()) if layout.order == "fragments" else slice(None)]] = np.nan
     return vectors
 
 
@@ -76,16 +77,13 @@ def read(
     """
     dim = layout.head_dim
     out = np.full((layout.kv_heads, total, layout.form(side).rows), np.nan, np.float32)
+    sinks = layout.exact_vectors(side, state[f"sink_{side}"][b]) if layout.sinks else None
+    tail = layout.exact_vectors(side, state[f"tail_{side}"][b])
     for p in range(total):
         t = p - layout.sinks
         page, offset = divmod(t, layout.page)
-        if t < 0:
-            sinks = state[f"sink_{side}"][b]
-            out[:, p, :dim] = sinks[:, :, p] if side == "k" else sinks[:, p]
-            out[:, p, dim:] = 0
-        elif t >= layout.coded(total):
-            tail = state[f"tail_{side}"][b][:, page % layout.tail_pages]
-            out[:, p, :dim] = tail[:, :, offset] if side == "k" else tail[:, offset]
+        if t < 0 or t >= layout.coded(total):
+            out[:, p, :dim] = sinks[:, p] if t < 0 else tail[:, page % layout.tail_pages, offset]
             out[:, p, dim:] = 0
     for page in coded_pages(layout, state, total):
         first = layout.sinks + page * layout.page
@@ -104,8 +102,8 @@ def check_state(
     exact[layout.sinks : layout.sinks + layout.coded(total)] = False
     oldest = min(coded_pages(layout, state, total), default=0) * layout.page
     coded = slice(layout.sinks + oldest, layout.sinks + layout.coded(total))
-    raw = held[:, exact, : layout.head_dim]
-    np.testing.assert_array_equal(raw, history[:, exact].astype(numpy_type(layout.exact_dtype)).astype(np.float32))
+    history = history.astype(numpy_type(layout.exact_dtype)).astype(np.float32)  # what codes are made from too
+    np.testing.assert_array_equal(held[:, exact, : layout.head_dim], history[:, exact])
     check_coded(layout.form(side), side, held[:, coded], history[:, coded])
 
 

@@ -12,21 +12,35 @@ from emulate import emulate
 
 from tqc.codec.layout import CacheLayout
 from tqc.schedules.cuda_append import make_append
+from tqc.schedules.cuda_append_token import make_append_token
 from tqc.schedules.cuda_builder import argument, build_kernel
-from tqc.schedules.cuda_config import CudaConfig
 from tqc.schedules.cuda_decode import make_decode
 from tqc.schedules.cuda_prefill import make_prefill
 
 
+def cuda_layout(*args, **options) -> CacheLayout:
+    """A layout that CUDA kernels take."""
+    return CacheLayout(*args, **({"exact_dtype": "float16", "order": "fragments"} | options))
+
+
 def cuda_kernels(
-    layout: CacheLayout, *, dtype: str = "float32", config: CudaConfig | None = None, **attributes
+    layout: CacheLayout,
+    *,
+    dtype: str = "float16",
+    arch: str = "sm_80",
+    configs: dict | None = None,
+    names: tuple[str, ...] = ("append", "append_token", "decode", "prefill"),
+    **attributes,
 ) -> dict[str, tvm.tirx.PrimFunc]:
-    """The three kernels of a layout; `attributes` are softmax_scale, softcap, window, sink_logits."""
-    return {
-        "append": make_append(layout, dtype=dtype, config=config),
-        "decode": make_decode(layout, dtype=dtype, config=config, **attributes),
-        "prefill": make_prefill(layout, dtype=dtype, config=config, **attributes),
+    """Kernels of a layout; `attributes`: softmax_scale, softcap, window, sink_logits; `configs`: of each schedule."""
+    common, configs = {"dtype": dtype, "arch": arch}, configs or {}
+    makers = {
+        "append": lambda: make_append(layout, config=configs.get("append"), **common),
+        "append_token": lambda: make_append_token(layout, config=configs.get("append"), **common),
+        "decode": lambda: make_decode(layout, config=configs.get("decode"), **common, **attributes),
+        "prefill": lambda: make_prefill(layout, config=configs.get("prefill"), **common, **attributes),
     }
+    return {name: makers[name]() for name in names}
 
 
 def emulated(kernels: dict[str, tvm.tirx.PrimFunc], *, reverse: bool = False) -> dict[str, Callable]:
@@ -35,22 +49,32 @@ def emulated(kernels: dict[str, tvm.tirx.PrimFunc], *, reverse: bool = False) ->
 
 def run_probe(emit: Callable[..., None], *arrays: np.ndarray, reverse: bool = False) -> None:
     """Builds the kernel that `emit(*buffers)` emits and runs it, emulated, on `arrays`, which it may change."""
+    tensors = [tvm.runtime.tensor(array) for array in arrays]
+    emulate(probe(emit, *arrays), reverse=reverse)(*tensors)
+    for array, tensor in zip(arrays, tensors, strict=True):
+        array[...] = tensor.numpy()
+
+
+def probe(emit: Callable[..., None], *arrays: np.ndarray) -> tvm.tirx.PrimFunc:
+    """The kernel that `emit(*buffers)` emits, for arguments like `arrays`."""
 
     def body() -> None:
         # int64, as the dimensions of all kernels
         shapes = [[tvm.tirx.const(size, "int64") for size in array.shape] for array in arrays]
         emit(*(argument(f"a{i}", shapes[i], str(array.dtype)) for i, array in enumerate(arrays)))
 
-    tensors = [tvm.runtime.tensor(array) for array in arrays]
-    emulate(build_kernel("probe", body), reverse=reverse)(*tensors)
-    for array, tensor in zip(arrays, tensors, strict=True):
-        array[...] = tensor.numpy()
+    return build_kernel("probe", body)
 
 
 class CudaSequences(Sequences):
-    """Sequences whose activations have the dtype of the kernels, on the device where those run."""
+    """Sequences whose activations have the dtype of the kernels, on the device where those run.
 
-    def __init__(self, *args, dtype: str = "float32", device: tvm.runtime.Device | None = None, **options) -> None:
+    A single new token goes through `append_token` where there is one.
+    """
+
+    tolerance = 6e-3  # queries, probabilities and centroids are float16
+
+    def __init__(self, *args, dtype: str = "float16", device: tvm.runtime.Device | None = None, **options) -> None:
         super().__init__(*args, **options)
         self.dtype, self.device = dtype, device or tvm.cpu()
 
@@ -58,12 +82,14 @@ class CudaSequences(Sequences):
         return super().vectors(heads, tokens, *rows).astype(self.dtype).astype(np.float32)
 
     def run(self, name: str, inputs: list[np.ndarray], y: np.ndarray | None) -> None:
-        activations = {"append": 2, "decode": 1, "prefill": 3}[name]
-        inputs = [x.astype(self.dtype) if i < activations else x for i, x in enumerate(inputs)]
+        fresh = "float16" if name == "prefill" else self.dtype
+        dtypes = {"append": (fresh, fresh), "decode": (self.dtype,), "prefill": (self.dtype, fresh, fresh)}[name]
+        inputs = [x.astype(dtypes[i]) if i < len(dtypes) else x for i, x in enumerate(inputs)]
         outputs = [] if y is None else [y.astype(self.dtype)]
         arrays = [*inputs, *self.state.values(), *outputs]
         tensors = [tvm.runtime.tensor(array, self.device) for array in arrays]
-        self.kernels[name](*tensors)
+        single = name == "append" and inputs[0].shape[2] == 1 and "append_token" in self.kernels
+        self.kernels["append_token" if single else name](*tensors)
         for array, tensor in zip([*self.state.values()], tensors[len(inputs) :], strict=False):
             array[...] = tensor.numpy()
         if y is not None:

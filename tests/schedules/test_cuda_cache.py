@@ -76,6 +76,7 @@ def test_a_page_of_a_ring_is_a_slot_of_the_sequence() -> None:
         CacheLayout(4, 1, 80, "fp16", "tq7", sinks=0, recent=0, page=PAGE),
         CacheLayout(2, 2, 64, "tq1", "fp32", sinks=20, exact_dtype="float16"),
         CacheLayout(2, 2, 64, "tq1", "fp32", ring=2),
+        CacheLayout(2, 2, 64, "tq1", "fp16", order="fragments", exact_dtype="float16"),
     ],
 )
 def test_the_parameters_are_those_of_the_layout(layout: CacheLayout) -> None:

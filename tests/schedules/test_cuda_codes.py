@@ -1,57 +1,16 @@
-"""Codes in CUDA kernels: units against the codec's packing, tables and the encoder against the codebooks."""
+"""Codebooks in CUDA kernels: tables and the encoder against the codec's."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 from cuda_driver import run_probe
-from tvm import tirx
 
-from tqc.codec import pages
 from tqc.codec.form import form
-from tqc.codec.layout import LANES, planes
-from tqc.schedules.cuda_builder import divide, local, phase, store
-from tqc.schedules.cuda_codes import Books, Encoder, load_group, plane_offset, store_group, table_entries
+from tqc.schedules.cuda_builder import phase, store
+from tqc.schedules.cuda_codes import Books, Encoder, table_entries
 
-PAGE, DIM, THREADS = 32, 48, 64
-
-
-@pytest.mark.parametrize("side", ["k", "v"])
-@pytest.mark.parametrize("bits", range(1, 9))
-def test_units_are_those_of_the_codec(bits: int, side: str) -> None:
-    """Unpacks a page that the codec packed, and packs its codes: both agree with it, and no unit is left out."""
-    codes = np.random.default_rng(bits).integers(0, 2**bits, (PAGE, DIM), dtype=np.uint8)
-    packed = (pages.pack_k if side == "k" else pages.pack_v)(codes, bits)
-    along = (codes.T if side == "k" else codes).astype(np.int32)  # [packed axis, lanes]
-    read, written = np.full_like(along, -1), np.full_like(packed, 0xBEEF)
-    groups, lanes = along.shape[0] // LANES, along.shape[1]
-    widths = {shift: width for width, shift in planes(bits)}
-
-    def emit(units, wide, decoded, encoded) -> None:
-        with phase(groups * lanes, THREADS) as item:
-            group, lane = divide(item, lanes)
-
-            def place(shift: int, i: int) -> tirx.Expr:
-                return plane_offset(PAGE * DIM, shift) + (group * widths[shift] + i) * lanes + lane
-
-            code = load_group(lambda shift, i: tirx.Cast("uint32", units[place(shift, i)]), bits)
-            for j in range(LANES):
-                store(decoded, code(tirx.const(j, "int32")), group * LANES + j, lane)
-        with phase(groups * lanes, THREADS) as item:
-            group, lane = divide(item, lanes)
-
-            def put(shift: int, width: int, i: int, word: tirx.Expr) -> None:
-                assert widths[shift] == width
-                store(encoded, word, plane_offset(PAGE * DIM, shift) + (group * width + i) * lanes + lane)
-
-            fields = local("codes", LANES, "uint32")
-            for j in range(LANES):
-                store(fields, wide[group * LANES + j, lane], j)
-            store_group(fields, put, bits)
-
-    run_probe(emit, packed.copy(), along, read, written)
-    np.testing.assert_array_equal(read, along)
-    np.testing.assert_array_equal(written, packed)
+DIM, THREADS = 48, 64
 
 
 @pytest.mark.parametrize("thresholds", [False, True])

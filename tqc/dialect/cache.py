@@ -6,6 +6,7 @@ Both carry the layer's `CacheLayout` as attributes. The state is a tuple of the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 
 from tvm import relax
@@ -28,6 +29,29 @@ def with_layout(call: relax.Call, layout: CacheLayout, arguments: list[relax.Exp
     """The same op and options on other arguments and another layout."""
     attrs = {str(key): call.attrs[key] for key in call.attrs.keys()}
     return make_call(call.op, arguments, **(attrs | asdict(layout)))
+
+
+TURNED_INPUTS = {"tqc.cache_append": ("k", "v"), "tqc.cached_attention": ("q",)}
+"""The first operands of the ops, which their kernels may rotate themselves."""
+
+
+def with_turns(call: relax.Call, arguments: list[relax.Expr], turns: Mapping[str, relax.Call]) -> relax.Call:
+    """The same op, which rotates the operands in `turns` itself, or, for `y`, rotates its result back."""
+    attrs = {str(key): call.attrs[key] for key in call.attrs.keys()}
+    for side, rotation in turns.items():
+        attrs[f"turn_{side}"], attrs[f"seed_{side}"] = int(rotation.attrs["rounds"]), int(rotation.attrs["seed"])
+    return make_call(call.op, arguments, **attrs)
+
+
+def turns_of(call: relax.Call) -> dict[str, tuple[int, int]]:
+    """(seed, rounds) of every operand, or result, that the op rotates itself."""
+    sides = (*TURNED_INPUTS[call.op.name], "y")
+    keys = set(map(str, call.attrs.keys()))
+    return {
+        side: (int(call.attrs[f"seed_{side}"]), int(call.attrs[f"turn_{side}"]))
+        for side in sides
+        if f"turn_{side}" in keys
+    }
 
 
 def sink_logits_of(call: relax.Call) -> relax.Expr | None:

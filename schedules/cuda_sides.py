@@ -1,0 +1,296 @@
+"""Keys and values as operand A, wherever they lie: codes in shared memory, exact numbers there or in global memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from tvm import tirx
+from tvm.ir import Expr
+from tvm.tirx import Buffer
+from tvm.tirx.script.builder import ir as T
+
+from tqc.codec.form import Band, Form
+from tqc.codec.fragments import ROWS, STRIP, STRIPS, TOKENS, VALUES, runs
+from tqc.schedules.cuda_builder import i32, store, when
+from tqc.schedules.cuda_codes import turns
+from tqc.schedules.cuda_decoder import Decoder, lookup_table
+from tqc.schedules.cuda_flash import Column, Part, Side, load_words
+from tqc.schedules.cuda_polar import expand_column
+from tqc.schedules.cuda_ptx import (
+    WARP,
+    hold,
+    load_global,
+    load_matrices,
+    load_shared,
+    pack_halves,
+    registers,
+    store_shared,
+    sync_warp,
+    u32,
+)
+
+_TURNS = b"turns"
+SCALE_BYTES = 2 * TOKENS
+"""Of one scale of a page."""
+_LANE_BYTES = 2 * VALUES
+
+
+def codes_bytes(form: Form) -> int:
+    """Bytes of the codes of one KV head's page."""
+    return 2 * form.units(TOKENS)
+
+
+def page_bytes(form: Form) -> int:
+    """Bytes of one KV head's page in shared memory: codes, and scales behind them. 0 for exact values, which are read
+    where they lie."""
+    return 0 if form.exact else codes_bytes(form) + form.scales * SCALE_BYTES
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Look-up tables of codes of more than 4 bits, in shared memory from `address` on."""
+
+    address: Expr
+    offsets: dict[bytes, int]
+
+    @staticmethod
+    def entries(forms: tuple[Form, ...]) -> dict[bytes, np.ndarray]:
+        """The table of every codebook that needs one, by its centroids."""
+        found = {}
+        for form in forms:
+            for band in form.coded_bands:
+                book = form.table(band).centroids
+                if (table := lookup_table(band.bits, book)) is not None:
+                    found[book.tobytes()] = table
+            if form.kind == "polar":
+                found[_TURNS] = turns().view(np.uint32)
+        return found
+
+    @classmethod
+    def bytes_of(cls, forms: tuple[Form, ...]) -> int:
+        return sum(table.nbytes for table in cls.entries(forms).values())
+
+    @classmethod
+    def fill(cls, address: Expr, forms: tuple[Form, ...], thread: Expr, threads: int) -> Tables:
+        """Writes the tables; a barrier has to follow."""
+        offsets, at = {}, 0
+        for book, table in cls.entries(forms).items():
+            offsets[book] = at
+            for first in range(0, len(table), threads):
+                part = table[first : first + threads]
+                value = _pick([u32(int(entry)) for entry in part], thread)
+                with T.If(thread < len(part)), T.Then():
+                    store_shared(address + u32(at + 4 * first) + u32(thread) * u32(4), value)
+            at += table.nbytes
+        return cls(address, offsets)
+
+    @property
+    def turns(self) -> Expr:
+        """The address of PolarQuant's table."""
+        return self.address + u32(self.offsets[_TURNS])
+
+    def of(self, form: Form, band: Band) -> Decoder:
+        book = form.table(band).centroids
+        offset = self.offsets.get(book.tobytes())
+        return Decoder(band.bits, book, None if offset is None else hold(self.address + u32(offset)))
+
+
+def _pick(values: list[Expr], index: Expr, start: int = 0) -> Expr:
+    if len(values) == 1:
+        return values[0]
+    middle = len(values) // 2
+    lower, upper = _pick(values[:middle], index, start), _pick(values[middle:], index, start + middle)
+    return tirx.Select(index < start + middle, lower, upper)
+
+
+COLUMN_BYTES = 2 * TOKENS * ROWS
+"""A column as float16 fragments."""
+
+
+class CodedPages:
+    """Reads pages of codes of one side in shared memory, scales behind them (`page_bytes`).
+
+    To be made once a kernel, outside of loops. `scratch`: `scratch_bytes` of the warp's own.
+    """
+
+    def __init__(self, side: str, form: Form, tables: Tables, lane: Expr, scratch: Expr | None = None) -> None:
+        self.side, self.form, self.lane, self._scratch = side, form, lane, scratch
+        self._decoders = {band: tables.of(form, band) for band in form.coded_bands}
+        self._turns = hold(tables.turns) if form.kind == "polar" else None
+
+    @staticmethod
+    def scratch_bytes(form: Form) -> int:
+        """Shared memory in which a warp puts fragments together."""
+        return COLUMN_BYTES if form.kind == "polar" else 0
+
+    def at(self, address: Expr, exists: Callable[[Expr], Expr] | None = None) -> Side:
+        """The page at `address`. `exists` is that of `exact_side`."""
+        if self.form.kind == "polar":
+            columns = [self._polar(address, number, exists) for number in range(self.form.head_dim // ROWS)]
+            return Side((Part(None, tuple(columns)),))
+        first_scale = codes_bytes(self.form)
+
+        def scales(number: int) -> Buffer:
+            at = address + u32(first_scale + number * SCALE_BYTES) + u32(self.lane >> 2) * u32(16)
+            return load_words(at, 4, "scale_words")
+
+        parts = []
+        for scale in dict.fromkeys(band.scale for band in self.form.coded_bands):
+            bands = [band for band in self.form.coded_bands if band.scale == scale]
+            columns = [self._column(address, band, n) for band in bands for n in range(band.rows // ROWS)]
+            parts.append(Part(scale, tuple(columns)))
+        return Side(tuple(parts), scales)
+
+    def expand(self, address: Expr, target: Expr, turn: Callable[[int], Expr], exists=None) -> None:
+        """Writes the page as float16 fragments to shared memory; the warp does the columns of its `turn`."""
+        for column in (column for part in self.at(address, exists).parts for column in part.columns):
+            with when(turn(column.index)):
+                at = target + u32(column.index * COLUMN_BYTES)
+                if self.form.kind == "polar":
+                    expand_column(self.side, self.form, column.index, address, self._turns, at, self.lane, exists)
+                    continue
+                operands = registers("expanded", 4 * STRIPS, "uint32")
+                column.load(operands)
+                for strip in range(STRIPS):
+                    place = at + u32(strip * WARP * _LANE_BYTES) + u32(self.lane) * u32(_LANE_BYTES)
+                    store_shared(place, *(operands[4 * strip + n] for n in range(4)))
+
+    def expanded(self, address: Expr, target: Expr) -> Side:
+        """What `expand` wrote, with the scales of the page at `address`."""
+        coded = self.at(address)
+        columns = {part.scale: [column.index for column in part.columns] for part in coded.parts}
+        return fragments_in_shared(target, columns, self.lane, coded.scales)
+
+    def _column(self, address: Expr, band: Band, number: int) -> Column:
+        start = 2 * self.form.offset(band, TOKENS) + number * 4 * WARP * band.bits
+
+        def load(operands: Buffer) -> None:
+            words = registers("code_words", band.bits, "uint32")
+            for first, count in runs(band.bits):
+                at = address + u32(start + 4 * WARP * first) + u32(self.lane) * u32(4 * count)
+                load_shared([words[first + n] for n in range(count)], at)
+            self._decoders[band].decode(words, operands)
+
+        return Column(band.start // ROWS + number, load)
+
+    def _polar(self, address: Expr, number: int, exists: Callable[[Expr], Expr] | None) -> Column:
+        def load(operands: Buffer) -> None:
+            sync_warp()  # the column before is read
+            expand_column(self.side, self.form, number, address, self._turns, self._scratch, self.lane, exists)
+            sync_warp()
+            for strip in range(STRIPS):
+                at = self._scratch + u32(strip * WARP * _LANE_BYTES) + u32(self.lane) * u32(_LANE_BYTES)
+                load_shared([operands[4 * strip + n] for n in range(4)], at)
+
+        return Column(number, load)
+
+
+def exact_side(
+    array: Buffer,
+    at: tuple[Expr, ...],
+    head_dim: int,
+    lane: Expr,
+    *,
+    strips: int = STRIPS,
+    exists: Callable[[Expr], Expr] | None = None,
+) -> Side:
+    """Exact fragments in global memory: `strips` strips from array[at] on, float16 or bfloat16.
+
+    `exists(token)`: of values, whether anything was written for a token of the tile. What was not is read as 0, since
+    0 times what is there may be NaN.
+    """
+
+    def load(words: Buffer, number: int, strip: int) -> None:
+        element = i32((number * strips + strip) * WARP * VALUES) + lane * VALUES
+        load_global([words[n] for n in range(4)], array, *at, element)
+
+    return _exact(load, head_dim, lane, strips, exists, str(array.dtype) == "bfloat16")
+
+
+def _exact(
+    load_words_of: Callable[[Buffer, int, int], None],
+    head_dim: int,
+    lane: Expr,
+    strips: int,
+    exists: Callable[[Expr], Expr] | None,
+    bfloat16: bool,
+) -> Side:
+    """`load_words_of(words, column, strip)` reads a lane's four words."""
+    kept = None if exists is None else _masks(exists, lane, strips)
+
+    def column(number: int) -> Column:
+        def load(operands: Buffer) -> None:
+            for strip in range(strips):
+                words = registers("exact_words", 4, "uint32")
+                load_words_of(words, number, strip)
+                for n in range(4):
+                    if bfloat16:
+                        low, high = words[n] << u32(16), words[n] & u32(0xFFFF0000)
+                        pack_halves(words[n], *(tirx.reinterpret("float32", x) for x in (low, high)))
+                    # registers 2 and 3 hold the tokens 8 further on
+                    value = words[n] if kept is None else words[n] & kept[2 * strip + n // 2]
+                    store(operands, value, 4 * strip + n)
+
+        return Column(number, load)
+
+    return Side((Part(None, tuple(column(n) for n in range(head_dim // ROWS))),), strips=strips)
+
+
+def _masks(exists: Callable[[Expr], Expr], lane: Expr, strips: int) -> Buffer:
+    """For each strip the bits of tokens 2t, 2t + 1 and of 2t + 8, 2t + 9 that exist."""
+    masks, t = registers("kept", 2 * strips, "uint32"), lane & 3
+    for strip in range(strips):
+        for half in range(2):
+            first = STRIP * strip + 8 * half + 2 * t
+            low = tirx.Select(exists(first), u32(0xFFFF), u32(0))
+            high = tirx.Select(exists(first + 1), u32(0xFFFF0000), u32(0))
+            store(masks, low | high, 2 * strip + half)
+    return masks
+
+
+def fragments_in_shared(
+    address: Expr, columns: dict[int | None, list[int]], lane: Expr, scales: Callable[[int], Buffer] | None = None
+) -> Side:
+    """float16 fragments of a whole tile in shared memory. `columns`: those of each scale."""
+
+    def column(number: int) -> Column:
+        def load(operands: Buffer) -> None:
+            for strip in range(STRIPS):
+                at = address + u32((number * STRIPS + strip) * WARP * _LANE_BYTES) + u32(lane) * u32(_LANE_BYTES)
+                load_shared([operands[4 * strip + n] for n in range(4)], at)
+
+        return Column(number, load)
+
+    return Side(tuple(Part(scale, tuple(column(n) for n in numbers)) for scale, numbers in columns.items()), scales)
+
+
+def exact_in_shared(
+    address: Expr, head_dim: int, lane: Expr, strips: int, exists: Callable[[Expr], Expr] | None, bfloat16: bool
+) -> Side:
+    """Exact fragments in shared memory, otherwise as `exact_side`."""
+
+    def load(words: Buffer, number: int, strip: int) -> None:
+        at = address + u32((number * strips + strip) * WARP * _LANE_BYTES) + u32(lane) * u32(_LANE_BYTES)
+        load_shared([words[n] for n in range(4)], at)
+
+    return _exact(load, head_dim, lane, strips, exists, bfloat16)
+
+
+def rows_in_shared(address: Expr, pitch: int, head_dim: int, lane: Expr, side: str) -> Side:
+    """64 tokens in shared memory, a row of float16 each, `pitch` bytes apart."""
+    row, matrix = lane & 7, lane >> 3
+    # Matrices 1 and 2 are the next eight of the instruction's M and K: tokens and dims of keys, the reverse of values.
+    token, half = (row + 8 * (matrix & 1), matrix >> 1) if side == "k" else (row + 8 * (matrix >> 1), matrix & 1)
+    start = hold(address + u32(token * pitch + half * 16))
+
+    def column(number: int) -> Column:
+        def load(operands: Buffer) -> None:
+            for strip in range(STRIPS):
+                at = start + u32(strip * STRIP * pitch + number * 2 * ROWS)
+                load_matrices([operands[4 * strip + n] for n in range(4)], at, transposed=side == "v")
+
+        return Column(number, load)
+
+    return Side((Part(None, tuple(column(n) for n in range(head_dim // ROWS))),))
