@@ -37,13 +37,14 @@ class Schedules:
     `turns`, (side, (seed, rounds)) of what the kernel rotates; of append `tokens` = 1, where `single` is set and the
     chunk is one token. `fresh`: the type of a chunk's keys and values in prefill, if it is not that of the queries.
     `others` maps further op names to `call → PrimFunc | None`; None leaves the call to TVM's own lowering.
+    `decisions(schedule, layout)`: the configuration of a kernel, for the record; layout None for `others`.
     """
 
     append: Callable[..., tirx.PrimFunc]
     decode: Callable[..., tirx.PrimFunc]
     prefill: Callable[..., tirx.PrimFunc]
     others: dict[str, Callable[[relax.Call], tirx.PrimFunc | None]] = field(default_factory=dict)
-    config: dict[str, int | float | str | bool] = field(default_factory=dict)
+    decisions: Callable[[str, CacheLayout | None], dict[str, int | float | str | bool]] = lambda _schedule, _layout: {}
     dtypes: tuple[str, ...] = ("float32",)
     fresh: str | None = None
     single: bool = False
@@ -89,7 +90,9 @@ class LowerToSchedules(ModulePass):
                 if func is None:
                     return None
                 kernels[key] = bb.add_func(func.with_attr("tirx.is_scheduled", True), f"tqc_{key[0]}")
-                decisions = dict(part for item in key[1:] for part in _decisions(item)) | self.schedules.config
+                layout = key[1] if isinstance(key[1], CacheLayout) else None
+                decided = self.schedules.decisions(key[0], layout)
+                decisions = dict(part for item in key[1:] for part in _decisions(item)) | decided
                 record = KernelRecord(kernels[key].name_hint, key[0], decisions)
                 if all(record.name != other.name for other in self.records):  # equal kernels get one name
                     self.records.append(record)

@@ -55,9 +55,9 @@ def cache_passes(
     return passes
 
 
-def kernel_passes(lower: ModulePass, layout_weights: Sequence[Pass]) -> list[Pass]:
+def kernel_passes(prepare: Sequence[Pass], lower: ModulePass, layout_weights: Sequence[Pass]) -> list[Pass]:
     """Phase 2, of one target: dialect ops become kernels, weights take the layout the kernels read."""
-    return [lower, *layout_weights, BundleArguments()]
+    return [*prepare, lower, *layout_weights, BundleArguments()]
 
 
 def lowering_passes(schedule: Sequence[Pass], returns_state: bool = True) -> list[Pass]:

@@ -151,9 +151,14 @@ class PrefillConfig:
         coded = form.rows if self.expand and not form.exact else 0
         return 2 * TOKENS * max(layout.head_dim + FRESH_PAD, coded)
 
+    def side_bytes(self, layout: CacheLayout, side: str) -> int:
+        """What a tile of a side takes: codes that are not expanded lie where exact tokens do."""
+        buffer, page = self.buffer_bytes(layout, side), page_bytes(layout.form(side))
+        return buffer + page if self.expand else max(buffer, page)
+
     def shared_bytes(self, layout: CacheLayout) -> int:
         """Shared memory of a block."""
-        tiles = sum(self.buffer_bytes(layout, side) + page_bytes(layout.form(side)) for side in "kv")
+        tiles = sum(self.side_bytes(layout, side) for side in "kv")
         return self.query_bytes(layout) + Tables.bytes_of((layout.form("k"), layout.form("v"))) + tiles
 
     def check(self, layout: CacheLayout, arch: str = "sm_80") -> None:

@@ -49,7 +49,7 @@ from tqc.schedules.cuda_ptx import (
 )
 from tqc.schedules.cuda_queries import Queries, scaled
 from tqc.schedules.cuda_share import Regions
-from tqc.schedules.cuda_sides import CodedPages, Tables, exact_in_shared, page_bytes, rows_in_shared
+from tqc.schedules.cuda_sides import CodedPages, Tables, exact_in_shared, rows_in_shared
 
 
 def make_prefill(
@@ -129,9 +129,10 @@ class _Block:
         self.buffers, self.pages = {}, {}
         at = hold(table + u32(Tables.bytes_of(both)))
         for side in "kv":
-            self.buffers[side] = at
-            at = self.pages[side] = hold(at + u32(config.buffer_bytes(layout, side)))
-            at = hold(at + u32(page_bytes(self.forms[side])))
+            self.buffers[side] = self.pages[side] = at
+            if config.expand:
+                self.pages[side] = hold(at + u32(config.buffer_bytes(layout, side)))
+            at = hold(at + u32(config.side_bytes(layout, side)))
 
     def query(self, row: Expr) -> Expr:
         """Row of the chunk that a row of the block asks for."""

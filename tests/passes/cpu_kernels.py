@@ -14,5 +14,5 @@ def cpu_schedules() -> Schedules:
         append=lambda layout: make_append(layout, config=CONFIG),
         decode=lambda layout, **options: make_decode(layout, config=CONFIG, **options),
         prefill=lambda layout, **options: make_prefill(layout, config=CONFIG, **options),
-        config={"isa": CONFIG.isa},
+        decisions=lambda _schedule, _layout: {"isa": CONFIG.isa},
     )

@@ -112,6 +112,11 @@ class Cache(Strict):
     page_order: str
     state: tuple[tuple[StateTensor, ...], ...]
 
+    @property
+    def order(self) -> str:
+        """The order of numbers in a page, `lanes` or `fragments`: the first word of `page_order`."""
+        return "fragments" if self.page_order.startswith("fragments") else "lanes"
+
     def pages(self, length: int) -> int:
         """Pages that `length` tokens of one sequence can touch."""
         return -(-max(0, length - self.sinks) // self.page)

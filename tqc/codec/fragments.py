@@ -2,7 +2,8 @@
 
 Keys and values are the instruction's operand A, queries and probabilities its operand B. A page is cut into columns of
 16 rows of the coded vector, a column into four strips of 16 tokens; a strip of a column is one operand A. Of it a lane
-(32 of a warp; g = lane // 4, t = lane % 4) holds eight values (PTX ISA, "Matrix Fragments for mma.m16n8k16"), value j at
+(32 of a warp; g = lane // 4, t = lane % 4) holds eight values (PTX ISA, "Matrix Fragments for mma.m16n8k16"), number j
+at
 
     (g + 8·(j // 2 % 2), 2·t + j % 2 + 8·(j // 4))
 
@@ -11,9 +12,9 @@ Both are 32 values a lane and column, four strips of eight.
 
 **Exact values** are stored `[column, strip, lane, j]`, 16 bytes a lane.
 
-**Codes** of b bits are b words of 32 bits a lane and column, stored in runs of 4, 2 or 1 words a lane (`runs`), each run
-`[lane, word]`, so that a warp reads a run at once. A code's symbol (`symbols`) lies in these words where its decoder on
-the device wants it (`bit_places`, schedules/cuda_decoder.py).
+**Codes** of b bits are b words of 32 bits a lane and column, stored in runs of 4, 2 or 1 words a lane (`runs`), each
+run `[lane, word]`, so that a warp reads a run at once. A code's symbol (`symbols`) lies in these words where its
+decoder on the device wants it (`bit_places`, schedules/cuda_decoder.py).
 
 **Scales** are float16, `[scale, g, strip, half]`: token 16·strip + g + 8·half. A lane needs the eight of its g.
 """
@@ -82,7 +83,9 @@ def bit_places(bits: int) -> np.ndarray:
     if bits < 4:  # nibbles of two bits of an even and of two bits of an odd strip; third bits in a word of their own
         two = 32 * (strip // 2) + 4 * j + 2 * (strip % 2) + n
         return np.where(n < 2, two, 64 + 4 * j + strip)
-    if bits == 4:  # nibbles; the top bits hold the signs of bytes that a permutation puts there, of the other half shifted
+    if (
+        bits == 4
+    ):  # nibbles; the top bits hold the signs of bytes that a permutation puts there, of the other half shifted
         return 32 * strip + np.where(n < 3, 4 * j + n, np.where(j < 4, 8 * j + 7, 8 * (j % 4) + 3))
     return np.where(n < bits - 1, (strip * VALUES + j) * (bits - 1) + n, 32 * (bits - 1) + signs)
 

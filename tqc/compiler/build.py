@@ -56,7 +56,7 @@ def build(mod: tvm.IRModule, target: Target, weights: MutableMapping[str, Any], 
     tvm_target = target.tvm_target()
     environment = cuda_build_environment(target) if target.kind == "cuda" else contextlib.nullcontext()
     with environment, tvm_target:
-        *kernel, bundle = kernel_passes(lower, parts.layout_weights)
+        *kernel, bundle = kernel_passes(parts.prepare, lower, parts.layout_weights)
         mod = run(mod, kernel, dump)
         orders = weight_order(mod)
         params = next(iter(orders.values()))

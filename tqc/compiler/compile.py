@@ -27,6 +27,7 @@ from .make_plan import make_plan
 from .manifest import check_context, describe, library_name, limit_context, model_settings
 from .options import CompileOptions
 from .plan import Plan
+from .schedules import STORAGE
 
 
 def compile_model(options: CompileOptions) -> Path:
@@ -86,6 +87,7 @@ def compile_model(options: CompileOptions) -> Path:
             means=centres,
             weights=weights,
             fold=options.fold,
+            storage=STORAGE[targets[0].kind],
         ),
         dump,
     )

@@ -40,10 +40,12 @@ from .options import CompileOptions
 DEFAULT_CONTEXT = 8192
 """Tokens of context when neither the options nor the files beside the model say."""
 
-PAGE_ORDER = (
-    "codes: uint16 units in bit planes, widest first, K [unit, token], V [unit, dim]; "
-    "exact: K [dim, token], V [token, dim]"
-)
+PAGE_ORDERS = {
+    "lanes": "lanes: codes uint16 units in bit planes, widest first, K [unit, token], V [unit, dim]; "
+    "exact K [dim, token], V [token, dim]",
+    "fragments": "fragments: codes uint32 words, exact values and scales in the order of mma.m16n8k16, see tqc.codec",
+}
+"""What the manifest says of a layout's order of pages; its first word names it."""
 
 FUNCTIONS = {
     "decode": "(input_ids int64 [B,1], length int32 [B], new_len int32 [B], page_table int32 [B,N], state, params) "
@@ -101,7 +103,7 @@ def describe(
             recent=options.recent,
             page=options.page,
             exact_dtype=first.exact_dtype,
-            page_order=PAGE_ORDER,
+            page_order=PAGE_ORDERS[first.order],
             state=tuple(
                 tuple(StateTensor(name=s.name, shape=s.shape, dtype=s.dtype) for s in layout.tensors())
                 for layout in layouts.values()

@@ -9,19 +9,28 @@ from typing import Any
 import tvm
 from tvm import relax
 
+from tqc.codec.layout import CacheLayout
 from tqc.codegen.target import Target
 from tqc.dialect.registry import dtype_of
+from tqc.passes.attach_cache import Storage
+from tqc.passes.fuse_rotations import FuseRotations
 from tqc.passes.lower_to_schedules import Schedules
 from tqc.passes.pipeline import Pass
 
 
 @dataclass(frozen=True)
 class Backend:
-    """What a target adds to the pipeline: kernel generators, passes on the weights, passes on TVM's own functions."""
+    """What a target adds to the pipeline: passes on the dialect's ops (`prepare`), kernel generators, passes on the
+    weights, passes on TVM's own functions."""
 
     schedules: Schedules
     layout_weights: Sequence[Pass]
     schedule: Sequence[Pass]
+    prepare: Sequence[Pass] = ()
+
+
+STORAGE = {"cpu": Storage(), "cuda": Storage("fragments", "float16", ("float32", "float16"))}
+"""How the kernels of a kind of target hold a cache."""
 
 
 def backend(target: Target, weights: MutableMapping[str, Any]) -> Backend:
@@ -74,7 +83,7 @@ def _cpu(target: Target, weights: MutableMapping[str, Any]) -> Backend:
             decode=lambda layout, **options: make_decode(layout, config=config, **options),
             prefill=lambda layout, **options: make_prefill(layout, config=config, **options),
             others={"change_basis": change_basis, "rms_norm": rms_norm, "rope": rope},
-            config=asdict(config),
+            decisions=lambda _schedule, _layout: asdict(config),
         ),
         layout_weights=[
             LayoutNbits(nbits_config(target.tvm_target()), weights),
@@ -89,19 +98,53 @@ def _cuda(target: Target, weights: MutableMapping[str, Any]) -> Backend:
     from tvm.s_tir import dlight
 
     from tqc.schedules.cuda_append import make_append
-    from tqc.schedules.cuda_config import CudaConfig
+    from tqc.schedules.cuda_append_token import make_append_token
+    from tqc.schedules.cuda_config import default_config
     from tqc.schedules.cuda_decode import make_decode
     from tqc.schedules.cuda_prefill import make_prefill
+    from tqc.schedules.cuda_queries import can_turn
+    from tqc.schedules.cuda_rotate import Turn, can_rotate, make_rotate
 
-    config = CudaConfig()
+    arch = target.arch
+
+    def common(schedule: str, layout: CacheLayout) -> dict[str, Any]:
+        return {"config": default_config(schedule, layout, arch), "arch": arch}
+
+    def append(layout: CacheLayout, *, dtype: str, turns: tuple = (), tokens: int = 0) -> tvm.tirx.PrimFunc:
+        options = common("append", layout) | {"dtype": dtype}
+        if tokens == 1:
+            return make_append_token(layout, turns={side: Turn(*turn) for side, turn in turns}, **options)
+        return make_append(layout, **options)
+
+    def decode(layout: CacheLayout, *, turns: tuple = (), **options: Any) -> tvm.tirx.PrimFunc:
+        made = {side: Turn(*turn) for side, turn in turns}
+        around = {"turn": made.get("q"), "turn_back": made.get("y")}
+        return make_decode(layout, **around, **options, **common("decode", layout))
+
+    def prefill(layout: CacheLayout, **options: Any) -> tvm.tirx.PrimFunc:
+        return make_prefill(layout, **options, **common("prefill", layout))
+
+    def rotate(call: relax.Call) -> tvm.tirx.PrimFunc | None:
+        x = call.args[0].ty
+        head_dim, dtype = int(x.shape[-1]), dtype_of(x)
+        if not can_rotate(head_dim) or dtype not in ("float16", "float32"):
+            return None
+        options = {"seed": int(call.attrs["seed"]), "rounds": int(call.attrs["rounds"])}
+        return make_rotate(len(x.shape) - 1, head_dim, dtype, inverse=bool(call.attrs["inverse"]), **options)
+
     rules = [dlight.gpu.Matmul(), dlight.gpu.GEMV(), dlight.gpu.Reduction(), dlight.gpu.GeneralReduction()]
     return Backend(
         Schedules(
-            append=lambda layout: make_append(layout, dtype="float32", config=config),
-            decode=lambda layout, **options: make_decode(layout, dtype="float32", config=config, **options),
-            prefill=lambda layout, **options: make_prefill(layout, dtype="float32", config=config, **options),
-            config=asdict(config),
+            append=append,
+            decode=decode,
+            prefill=prefill,
+            others={"rotate": rotate},
+            decisions=lambda schedule, layout: asdict(default_config(schedule, layout, arch)) if layout else {},
+            dtypes=STORAGE["cuda"].activations,
+            fresh="float16",
+            single=True,
         ),
         layout_weights=[],
         schedule=[dlight.ApplyDefaultSchedule(*rules, dlight.gpu.Fallback())],
+        prepare=[FuseRotations(can_turn)],
     )

@@ -14,6 +14,7 @@ import numpy as np
 
 from tqc.codec.banded import Banded
 from tqc.codec.form import form
+from tqc.codec.layout import CacheLayout
 from tqc.codec.page_codec import Side, decode_page
 from tqc.runtime.session import Session
 
@@ -60,10 +61,12 @@ def coded_pages(
 
 def _exact(session: Session, layer: int, page: int, tokens: int) -> tuple[np.ndarray, np.ndarray]:
     """The first tokens of a page from the tail: keys and values, float32 [kv_heads, tokens, head_dim]."""
-    key, value = (session.read_state(layer, f"tail_{side}")[0] for side in "kv")
-    slot = page % key.shape[1]
-    key, value = key[:, slot].swapaxes(-1, -2), value[:, slot]
-    return key[:, :tokens].astype(np.float32), value[:, :tokens].astype(np.float32)
+    layout = CacheLayout(1, 1, session.manifest.layers[layer].head_dim, order=session.manifest.cache.order)
+    found = []
+    for side in "kv":
+        tail = session.read_state(layer, f"tail_{side}")[0]
+        found.append(layout.exact_vectors(side, tail[:, page % tail.shape[1]])[:, :tokens].astype(np.float32))
+    return found[0], found[1]
 
 
 def _pairs(session: Session, page: int, exact: list[tuple[np.ndarray, np.ndarray]]) -> Iterator[Pair]:
@@ -81,22 +84,30 @@ def _coded(session: Session, layer: int, side: Side, page: int) -> np.ndarray:
         if spec := specs.get(f"{side}_{kind}"):
             array = session.read_state(layer, spec.name)
             stored[kind] = array[0, page % array.shape[1]] if spec.ring else array[session.page_table[0, page]]
-    count = session.manifest.cache.page
-    return vectors_of_page(getattr(place, side), side, place.head_dim, count, stored["codes"], stored.get("scale"))
+    cache = session.manifest.cache
+    return vectors_of_page(
+        getattr(place, side), side, place.head_dim, cache.page, stored["codes"], stored.get("scale"), cache.order
+    )
 
 
 def vectors_of_page(
-    scheme: str, side: Side, head_dim: int, page: int, codes: np.ndarray, scale: np.ndarray | None
+    scheme: str,
+    side: Side,
+    head_dim: int,
+    page: int,
+    codes: np.ndarray,
+    scale: np.ndarray | None,
+    order: str = "lanes",
 ) -> np.ndarray:
     """The vectors that a page of `page` tokens stands for, in the cache's basis: float32 [kv_heads, page, head_dim].
 
-    `codes` [kv_heads, units] and `scale` [kv_heads, scales·page] as the cache holds them; bfloat16 as uint16. Raises
-    CodecError if they are no page of the scheme.
+    `codes` [kv_heads, units] and `scale` [kv_heads, scales·page] as the cache holds them in `order`; bfloat16 as
+    uint16. Raises CodecError if they are no page of the scheme.
     """
     stored = form(scheme, head_dim)
     if scale is None:
         scale = np.zeros((len(codes), 0), np.float16)
     if stored.dtype == "bfloat16":
         codes = codes.view(ml_dtypes.bfloat16)
-    coded = decode_page(stored, side, codes, scale, page)
+    coded = decode_page(stored, side, codes, scale, page, order)
     return Banded(scheme, head_dim).reconstruct(coded) if stored.sketch_rows else coded
