@@ -3,60 +3,30 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import json
-import os
-import platform
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tqc.bench.machine import PACKAGES, command, machine
+from tqc.bench.machine import versions as installed
+
+__all__ = ["PACKAGES", "RESULTS", "command", "machine", "table", "versions", "write"]
+
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("turboquant-compiler", "apache-tvm", "apache-tvm-ffi", "onnxruntime", "numpy", "torch")
-SIMD = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_fp16", "amx_int8", "asimd")
-
-
-def machine() -> dict[str, Any]:
-    """Processor, its cores this process may use, memory in GiB, SIMD features; None where the system does not say."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    fields = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)
-    fields = {name.strip(): value.strip() for name, value in fields.items()}
-    flags = (fields.get("flags") or fields.get("Features") or "").split()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    memory = None
-    if "SC_PHYS_PAGES" in os.sysconf_names:
-        memory = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
-    return {
-        "processor": fields.get("model name") or platform.processor() or None,
-        "architecture": platform.machine(),
-        "cores": cores,
-        "memory_gib": memory,
-        "simd": [flag for flag in SIMD if flag in flags],
-        "system": platform.platform(),
-    }
 
 
 def versions() -> dict[str, str | None]:
-    """Python, the commit, and the packages that decide the result; None for what is not known."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = None
+    """Python, the packages that decide the result, and the commit; None for what is not known."""
+    found = installed()
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         found["commit"] = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         found["commit"] = None
     return found
-
-
-def command(arguments: Sequence[str]) -> str:
-    """The command line without folders that only this machine has: absolute paths lose theirs."""
-    return " ".join(Path(word).name if Path(word).is_absolute() else word for word in arguments)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

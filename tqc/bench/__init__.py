@@ -1,0 +1,1 @@
+"""Speed: decode attention of one layer, and whole models, beside full-precision peers timed in the same run."""

@@ -1,0 +1,60 @@
+"""A straight line through latencies over the context, and where one line falls below another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import Field
+
+from tqc.eval.results import Part
+
+
+class Line(Part):
+    """`slope` · tokens + `intercept`, in seconds. `error`: the standard error of the slope, None for two points."""
+
+    slope: float
+    intercept: float
+    error: float | None = None
+    points: int = Field(ge=2)
+
+    def at(self, tokens: float) -> float:
+        return self.slope * tokens + self.intercept
+
+
+class BreakEven(Part):
+    """Where a line is below another's, for contexts of 0 tokens and more.
+
+    `always` and `never` have no context; `from` it on, or `until` it. `beyond`: the context is longer than any that was
+    measured, or shorter, so that the lines were only continued.
+    """
+
+    where: Literal["always", "never", "from", "until"]
+    context: float | None = None
+    beyond: bool = False
+
+
+def fit(points: Sequence[tuple[float, float]]) -> Line | None:
+    """The least-squares line through (tokens, seconds); None unless there are two different numbers of tokens."""
+    count = len(points)
+    if len({x for x, _ in points}) < 2:
+        return None
+    mean_x, mean_y = (math.fsum(values) / count for values in zip(*points, strict=True))
+    spread = math.fsum((x - mean_x) ** 2 for x, _ in points)
+    slope = math.fsum((x - mean_x) * (y - mean_y) for x, y in points) / spread
+    intercept = mean_y - slope * mean_x
+    rest = math.fsum((y - slope * x - intercept) ** 2 for x, y in points)
+    error = math.sqrt(rest / (count - 2) / spread) if count > 2 else None
+    return Line(slope=slope, intercept=intercept, error=error, points=count)
+
+
+def break_even(ours: Line, peer: Line, measured: tuple[float, float] | None = None) -> BreakEven:
+    """Where `ours` is below `peer`. `measured`: the shortest and the longest context that the lines were fitted to."""
+    gain, lead = peer.slope - ours.slope, peer.intercept - ours.intercept
+    if gain == 0 or -lead / gain <= 0:
+        # They do not cross above 0: which is lower at 0, or climbs less from there, is lower everywhere.
+        return BreakEven(where="always" if lead > 0 or (lead == 0 and gain > 0) else "never")
+    context = -lead / gain
+    beyond = measured is not None and not measured[0] <= context <= measured[1]
+    return BreakEven(where="from" if gain > 0 else "until", context=context, beyond=beyond)
