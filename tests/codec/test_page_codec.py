@@ -93,6 +93,19 @@ def test_exact_values_of_a_page(name: str) -> None:
         np.testing.assert_array_equal(decode_page(stored, side, elements, scale, 16), z.astype(elements.dtype))
 
 
+@pytest.mark.parametrize("side", ["k", "v"])
+@pytest.mark.parametrize("name", [*BANDS, "polar", "fp16", "bf16", "fp32"])
+def test_fragments_hold_the_same_numbers(name: str, side: str) -> None:
+    stored, z = form(name, 80), vectors(2, 3, 64, 80)
+    lanes = encode_page(stored, side, z, seed=5)
+    elements, scale = encode_page(stored, side, z, seed=5, order="fragments")
+    assert elements.dtype == (lanes[0].dtype if stored.exact else np.uint32)
+    assert (elements.nbytes, scale.nbytes) == tuple(x.nbytes for x in lanes)
+    np.testing.assert_array_equal(
+        decode_page(stored, side, elements, scale, 64, "fragments"), decode_page(stored, side, *lanes, 64)
+    )
+
+
 def coded(stored: Form, z: np.ndarray, seed: int, scalar: str) -> np.ndarray:
     made = (
         Polar(stored.scheme, stored.head_dim, seed)

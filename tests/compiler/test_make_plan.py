@@ -10,7 +10,7 @@ import pytest
 from tqc.artifact import read_manifest
 from tqc.compiler import CompileOptions, compile_model
 from tqc.compiler.make_plan import make_plan
-from tqc.compiler.plan import check_plan
+from tqc.compiler.plan import bits_per_value, check_plan
 from tqc.errors import PassError
 from tqc.frontend import import_model
 
@@ -28,10 +28,33 @@ def plan_of(path: Path, budget: float):
 def test_measured_over_the_text(tiny_llama_onnx) -> None:
     plan, means = plan_of(tiny_llama_onnx, 3.5)
     assert plan.made_from.startswith(f"{means.tokens} tokens of a text")
+    assert plan.made_from.endswith("layers weighed by what they change in the predictions")
     assert 3.0 < plan.bits_per_value <= 3.5
     assert all("noise" in layer.why for layer in plan.layers)
     richer, _ = plan_of(tiny_llama_onnx, 6.0)
     assert plan.bits_per_value < richer.bits_per_value <= 6.0
+
+
+def test_the_layer_that_changes_the_predictions_gets_the_bits(tiny_llama_onnx, monkeypatch) -> None:
+    shape = import_model(tiny_llama_onnx).layers[0]
+
+    def only(loud: int):
+        def found(model, interface, *_, **__):
+            return {(n, side): 1.0 if n == loud else 1e-9 for n in range(len(interface.layers)) for side in "kv"}
+
+        monkeypatch.setattr("tqc.compiler.make_plan.sensitivities", found)
+        plan, _ = plan_of(tiny_llama_onnx, 3.5)
+        return [bits_per_value({0: (x.k, x.v)}, {0: shape}) for x in plan.layers]
+
+    for loud in (0, 1):
+        bits = only(loud)
+        assert max(bits) == bits[loud] > min(bits)
+
+
+def test_layers_count_alike_where_nothing_was_measured(tiny_llama_onnx, monkeypatch) -> None:
+    monkeypatch.setattr("tqc.compiler.sensitivity.LARGEST", 1000)
+    plan, means = plan_of(tiny_llama_onnx, 3.5)
+    assert plan.made_from == f"{means.tokens} tokens of a text, sha256 {means.sha256[:16]}"
 
 
 def test_predicted_from_the_weights(tiny_llama_onnx, tmp_path) -> None:

@@ -8,7 +8,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from tqc.compiler.pieces import LIMIT, cut, run
+from tqc.compiler.pieces import LIMIT, cut, run, whole
 from tqc.frontend.load import load
 
 WIDTH, LAYERS = 32, 5
@@ -86,3 +86,13 @@ def test_only_what_is_read_later_is_handed_on(chain):
 def test_errors_of_onnxruntime_pass_through(chain):
     with pytest.raises(Exception, match="Incompatible dimensions for matrix multiplication"):
         list(run(chain, {"x": ort.OrtValue.ortvalue_from_numpy(np.zeros((3, 5), np.float32))}, ["last"], 1))
+
+
+def test_a_session_of_the_whole_stays_for_many_inputs(chain):
+    session = ort.InferenceSession(chain.path, providers=["CPUExecutionProvider"])
+    inputs = np.random.default_rng(2).standard_normal((3, 4, WIDTH), np.float32)
+    values = [{"x": ort.OrtValue.ortvalue_from_numpy(x)} for x in inputs]
+    compute = whole(chain, values[0], ["last", "y1"])
+    for x, value in zip(inputs, values, strict=True):
+        for found, expected in zip(compute(value), session.run(["last", "y1"], {"x": x}), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-5)

@@ -7,9 +7,10 @@ from typing import Literal
 import ml_dtypes
 import numpy as np
 
-from tqc.codec import fragments, pages
+from tqc.codec import pages
 from tqc.codec.banded import Banded
 from tqc.codec.form import Form
+from tqc.codec.orders import ORDERS
 from tqc.codec.polar import Polar
 from tqc.errors import CodecError
 
@@ -34,35 +35,28 @@ def encode_page(
             expected=f"floats of shape (..., a multiple of {pages.UNIT_BITS} tokens, {form.head_dim}), side k or v",
             found=f"{z.shape}, side {side}",
         )
-    in_fragments = order == "fragments"
+    laid = ORDERS[order]
     if form.exact:
         with np.errstate(over="ignore"):
             values = z.astype(_dtype(form))
-        no_scales = np.zeros((*z.shape[:-2], 0), np.float16)
-        if in_fragments:
-            return fragments.pack_exact(values, side), no_scales
-        return _flat(values.swapaxes(-1, -2) if side == "k" else values), no_scales
+        return laid.pack_exact(values, side), np.zeros((*z.shape[:-2], 0), np.float16)
     if form.kind == "polar":
         polar = Polar(form.scheme, form.head_dim, seed)
         codes, scales = polar.quantize(z)
         parts = [_pack_angles(codes[..., rows], bits) for rows, bits in polar.streams]
     else:
         codes, scales = Banded(form.scheme, form.head_dim, seed, scalar).quantize(z)
-        pack = pages.pack_k if side == "k" else pages.pack_v
-        bands = [(codes[..., band.start : band.stop], band.bits) for band in form.coded_bands]
-        parts = [fragments.pack(part, bits, side) if in_fragments else pack(part, bits) for part, bits in bands]
-    stored = np.concatenate(parts, axis=-1)
-    if in_fragments:
-        stored, scales = stored.view(np.uint32), scales[..., fragments.scale_order(), :]
-    return stored, _flat(scales.swapaxes(-1, -2))
+        parts = [laid.pack(codes[..., band.start : band.stop], band.bits, side) for band in form.coded_bands]
+    elements = np.concatenate(parts, axis=-1)
+    return elements.view(laid.word), _flat(scales[..., laid.tokens(z.shape[-2]), :].swapaxes(-1, -2))
 
 
 def decode_page(
     form: Form, side: Side, elements: np.ndarray, scale: np.ndarray, page: int, order: str = "lanes"
 ) -> np.ndarray:
     """The coded vectors of a page of `page` tokens, float32 [..., page, rows]: the inverse of `encode_page`."""
-    lead, in_fragments = elements.shape[:-1], order == "fragments"
-    if in_fragments and not form.exact:
+    laid = ORDERS[order]
+    if not form.exact:
         elements = np.ascontiguousarray(elements).view(np.uint16)
     if elements.shape[-1] != form.units(page) or scale.shape[-1] != form.scales * page:
         raise CodecError(
@@ -71,15 +65,10 @@ def decode_page(
             expected=f"{form.units(page)} elements, {form.scales * page} scales",
             found=f"{elements.shape[-1]} and {scale.shape[-1]}",
         )
-    if form.exact and in_fragments:
-        return fragments.unpack_exact(elements, form.head_dim, side).astype(np.float32)
     if form.exact:
-        shape = (form.head_dim, page) if side == "k" else (page, form.head_dim)
-        values = elements.reshape(*lead, *shape).astype(np.float32)
-        return np.ascontiguousarray(values.swapaxes(-1, -2)) if side == "k" else values
-    scales = scale.reshape(*lead, form.scales, page).swapaxes(-1, -2)
-    if in_fragments:
-        scales = scales[..., np.argsort(fragments.scale_order()), :]
+        return laid.unpack_exact(elements, form.head_dim, side).astype(np.float32)
+    lead = elements.shape[:-1]
+    scales = scale.reshape(*lead, form.scales, page)[..., np.argsort(laid.tokens(page))].swapaxes(-1, -2)
     if form.kind == "polar":
         polar, codes, start = Polar(form.scheme, form.head_dim), [], 0
         for rows, bits in polar.streams:
@@ -89,15 +78,10 @@ def decode_page(
             start = end
         return polar.dequantize(np.concatenate(codes, axis=-1), scales)
     codes = np.zeros((*lead, page, form.rows), np.uint8)
-    unpack = pages.unpack_k if side == "k" else pages.unpack_v
     for band in form.coded_bands:
         start = form.offset(band, page)
         units = elements[..., start : start + page * band.rows * band.bits // pages.UNIT_BITS]
-        if in_fragments:
-            words = np.ascontiguousarray(units).view(np.uint32)
-            codes[..., band.start : band.stop] = fragments.unpack(words, band.bits, band.rows, side)
-        else:
-            codes[..., band.start : band.stop] = unpack(units, band.bits, band.rows)
+        codes[..., band.start : band.stop] = laid.unpack(units, band.bits, band.rows, side)
     return Banded(form.scheme, form.head_dim).dequantize(codes, scales)
 
 

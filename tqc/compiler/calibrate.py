@@ -78,16 +78,10 @@ def measure_key_means(
     bytes of weights are in memory at a time. Raises FrontendError if the text is too short, the tokenizer is damaged or
     another model's, onnxruntime cannot run the model, or what is measured is not finite.
     """
-    tokenizer_file = companions(beside or (model if isinstance(model, Path) else None)).get("tokenizer.json")
-    if tokenizer_file is None:
+    ids = token_ids(beside or (model if isinstance(model, Path) else None), text)
+    if ids is None:
         return None
-    from tokenizers import Tokenizer
-
-    try:
-        ids = Tokenizer.from_file(str(tokenizer_file)).encode(text).ids[: MAX_MOMENT_TOKENS if moments else MAX_TOKENS]
-    except Exception as error:  # the library raises plain Exception
-        raise FrontendError("the tokenizer is not understood", where=str(tokenizer_file), found=str(error)) from error
-    skip = min(skip, MAX_SKIP)
+    ids, skip = ids[: MAX_MOMENT_TOKENS if moments else MAX_TOKENS], min(skip, MAX_SKIP)
     if len(ids) < skip + 2:
         raise FrontendError(
             "the calibration text is too short", expected=f"at least {skip + 2} tokens", found=f"{len(ids)} tokens"
@@ -122,6 +116,22 @@ def measure_key_means(
         _sha256(text),
         {layer: measured[layer] for layer in in_order} if moments else {},
     )
+
+
+def token_ids(beside: Path | None, text: str) -> list[int] | None:
+    """The text as the tokenizer beside a model's path reads it; None without `tokenizer.json`.
+
+    Raises FrontendError if the tokenizer is damaged.
+    """
+    tokenizer_file = companions(beside).get("tokenizer.json")
+    if tokenizer_file is None:
+        return None
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_file(str(tokenizer_file)).encode(text).ids
+    except Exception as error:  # the library raises plain Exception
+        raise FrontendError("the tokenizer is not understood", where=str(tokenizer_file), found=str(error)) from error
 
 
 def _wanted(
@@ -159,17 +169,7 @@ def _tensors(
     """Names and arrays of the tensors `wanted`, for a prompt [1, S] without a past."""
     import onnxruntime as ort
 
-    setting, pasts = Setting(1, ids.shape[1], 0), {}
-    for cache in interface.layers:
-        for name in (cache.past_key, cache.past_value):
-            pasts[name] = np.zeros((1, cache.kv_heads, 0, cache.head_dim), cache.dtype)
-    feeds = {TOKENS: ids, **pasts}
-    for entry in model.proto.graph.input:
-        if entry.name not in feeds and entry.name not in model.initializers:
-            dtype = DTYPES[entry.type.tensor_type.elem_type]
-            feeds[entry.name] = feed(entry.name, dtype, (), setting)
-    model, held = _without_held(portable(model))
-    feeds |= held
+    model, feeds = prompt(model, interface, ids, {})
     try:
         values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in feeds.items()}
         yield from pieces.run(model, values, wanted, limit)
@@ -180,6 +180,24 @@ def _tensors(
             found=str(error),
             hint="see whether tokenizer.json belongs to this model, or pass --no-centre",
         ) from error
+
+
+def prompt(
+    model: LoadedModel, interface: Interface, ids: np.ndarray, past: Mapping[str, np.ndarray]
+) -> tuple[LoadedModel, dict[str, np.ndarray]]:
+    """The model as onnxruntime takes it, and its inputs for new tokens ids [1, S] behind `past`, by the names of the
+    cache's inputs; empty for none."""
+    tokens = next(iter(past.values())).shape[2] if past else 0
+    setting, feeds = Setting(1, ids.shape[1], tokens), {TOKENS: ids, **past}
+    for cache in interface.layers:
+        for name in (cache.past_key, cache.past_value):
+            feeds.setdefault(name, np.zeros((1, cache.kv_heads, 0, cache.head_dim), cache.dtype))
+    for entry in model.proto.graph.input:
+        if entry.name not in feeds and entry.name not in model.initializers:
+            dtype = DTYPES[entry.type.tensor_type.elem_type]
+            feeds[entry.name] = feed(entry.name, dtype, (), setting)
+    model, held = _without_held(portable(model))
+    return model, feeds | held
 
 
 def _without_held(model: LoadedModel) -> tuple[LoadedModel, dict[str, np.ndarray]]:

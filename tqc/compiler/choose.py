@@ -79,18 +79,10 @@ def measure(
 
     Raises FrontendError if a text was given and there is none, or if the model cannot be run over it.
     """
-    text = built_in_text()
-    if options.calibrate is not None:
-        try:
-            text = options.calibrate.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise FrontendError(
-                "the calibration text cannot be read", where=str(options.calibrate), found=str(error)
-            ) from error
     means = measure_key_means(
         options.model,
         imported.interface,
-        text,
+        calibration_text(options),
         skip=options.sinks,
         beside=options.beside,
         layers=imported.layers,
@@ -106,6 +98,18 @@ def measure(
     if means is not None and set(means.means) != set(range(len(imported.layers))):
         raise FrontendError("the present keys are not those of the layers", found=str(sorted(means.means)))
     return means
+
+
+def calibration_text(options: CompileOptions) -> str:
+    """The text that was given, or the built-in one. Raises FrontendError if it cannot be read."""
+    if options.calibrate is None:
+        return built_in_text()
+    try:
+        return options.calibrate.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FrontendError(
+            "the calibration text cannot be read", where=str(options.calibrate), found=str(error)
+        ) from error
 
 
 def outputs_of(imported: Imported) -> dict[int, np.ndarray]:

@@ -10,19 +10,22 @@ from tqc.codec.form import form
 from tqc.errors import PassError
 from tqc.frontend import Imported
 from tqc.frontend.canonical import LayerInfo
+from tqc.frontend.imported import open_model
 from tqc.passes.head_norms import head_norms
 from tqc.passes.key_bias import biased_layers
 from tqc.passes.output_weights import output_weights
 
 from .allocate import Choice, allocate
 from .basis import bases_of, output_moments
-from .calibrate import KeyMeans
-from .choose import centred_layers, measure
+from .calibrate import KeyMeans, token_ids
+from .choose import calibration_text, centred_layers, measure
 from .costs import KEYS_COUNT, Window, measured_cost, predicted_cost
 from .menu import menu
 from .moments import Moments, Sample
 from .options import CompileOptions
 from .plan import LayerPlan, Plan, bits_per_value
+from .recode import make_recode
+from .sensitivity import can_measure, sensitivities
 
 Costs = dict[tuple[int, str], dict[str, float]]
 """(layer, side) → scheme → cost."""
@@ -40,6 +43,10 @@ def make_plan(options: CompileOptions, imported: Imported, budget: float, length
     means = measure(options, imported, length, moments=True, on_layer=measured.add)
     if measured.costs and set(measured.costs) == {(layer, side) for layer in layers for side in "kv"}:
         costs, made_from = measured.costs, f"{means.tokens} tokens of a text, sha256 {means.sha256[:16]}"
+        weights = _sensitivities(options, imported, means)
+        if weights:
+            costs = _weighed(costs, weights)
+            made_from += ", layers weighed by what they change in the predictions"
     else:
         costs, made_from = _predicted(imported, layers), "weights"
     chosen = allocate(_choices(costs, layers), budget * _values(layers))
@@ -81,6 +88,31 @@ class _Measured:
                 bases = bases_of({layer: (name, name)}, {layer: info.head_dim}, {layer: moments}, self._centred, gram)
                 cost = measured_cost(sample, info, side, name, bases.get(layer), mean, output, self._window)
                 self.costs[layer, side][name] = cost * (KEYS_COUNT if side == "k" else 1.0)
+
+
+PROBE = "tq3"
+"""The scheme with which sensitivities are measured."""
+
+
+def _sensitivities(options: CompileOptions, imported: Imported, means: KeyMeans) -> dict[tuple[int, str], float]:
+    """What coding one side of one layer changes in the predictions; empty for a model too large to
+    be run often, and for a text too short to say anything."""
+    model = open_model(options.model)
+    if not can_measure(model):
+        return {}
+    ids = token_ids(options.beside, calibration_text(options))
+    centres = {layer: means.means[layer] for layer in centred_layers(options, imported)}
+    recode = make_recode({x.layer: (PROBE, PROBE) for x in imported.layers}, centres, {})
+    found = sensitivities(model, imported.interface, ids, recode, skip=options.sinks)
+    return found if any(weight > 0 for weight in found.values()) else {}
+
+
+def _weighed(costs: Costs, weights: Mapping[tuple[int, str], float]) -> Costs:
+    """The costs of a place in proportion, that of the probe being what was measured with it."""
+    return {
+        place: {name: cost / of_place[PROBE] * max(weights[place], 0.0) for name, cost in of_place.items()}
+        for place, of_place in costs.items()
+    }
 
 
 def _predicted(imported: Imported, layers: Mapping[int, LayerInfo]) -> Costs:

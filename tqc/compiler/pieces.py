@@ -10,7 +10,8 @@ does in the last digits: onnxruntime computes most of it in float32, and rounds 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,17 +104,48 @@ def run(
         live = {name: value for name, value in live.items() if last.get(name, -1) > index}
 
 
+def whole(
+    model: LoadedModel, feeds: Mapping[str, ort.OrtValue], wanted: Sequence[str]
+) -> Callable[[Mapping[str, ort.OrtValue]], list[np.ndarray]]:
+    """The model in one session that stays, with all its weights: a function of inputs like `feeds`, for many runs.
+
+    Errors of onnxruntime pass through.
+    """
+    stored = {proto.name: proto for proto in model.proto.graph.initializer}
+    (piece,) = cut(model, wanted, sys.maxsize)
+    tensors = [_located(stored[name], model) for name in piece.initializers]
+    options = _options()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    session = _session(piece, tensors, {name: feeds[name] for name in piece.inputs}, model.proto, options)
+
+    def compute(values: Mapping[str, ort.OrtValue]) -> list[np.ndarray]:
+        found = session.run_with_ort_values(list(wanted), {name: values[name] for name in piece.inputs})
+        return [value.numpy() for value in found]
+
+    return compute
+
+
 def _run_piece(
     piece: Piece, tensors: list[TensorProto], live: Mapping[str, ort.OrtValue], whole: onnx.ModelProto
 ) -> dict[str, ort.OrtValue]:
     feeds = {name: live[name] for name in piece.inputs}
+    session = _session(piece, tensors, feeds, whole, _options())
+    return dict(zip(piece.outputs, session.run_with_ort_values(list(piece.outputs), feeds), strict=True))
+
+
+def _session(
+    piece: Piece,
+    tensors: list[TensorProto],
+    feeds: Mapping[str, ort.OrtValue],
+    whole: onnx.ModelProto,
+    options: ort.SessionOptions,
+) -> ort.InferenceSession:
     inputs = [helper.make_tensor_value_info(n, value.element_type(), value.shape()) for n, value in feeds.items()]
     outputs = [helper.make_empty_tensor_value_info(name) for name in piece.outputs]
     nodes = [*_widening(tensors), *map(widen_attributes, piece.nodes)]
     graph = helper.make_graph(nodes, "piece", inputs, outputs, tensors)
     proto = helper.make_model(graph, opset_imports=whole.opset_import, ir_version=whole.ir_version)
-    session = ort.InferenceSession(proto.SerializeToString(), _options(), providers=["CPUExecutionProvider"])
-    return dict(zip(piece.outputs, session.run_with_ort_values(list(piece.outputs), feeds), strict=True))
+    return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def _widening(tensors: list[TensorProto]) -> list[onnx.NodeProto]:
