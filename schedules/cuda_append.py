@@ -71,7 +71,8 @@ def _emit_flush(cache: Cache, k: Buffer, v: Buffer, seed: int, config: AppendCon
     due = tirx.floordiv(chunk, i64(i32(layout.page))) + 2
     if layout.ring:
         due = tirx.min(due, cache.ring)
-    with blocks(due, int(heads), batch) as (x, head, b):
+    # A chunk has few pages: blocks are fewer than fit, and need no small number of registers.
+    with blocks(due, int(heads), batch, resident=1) as (x, head, b):
         flush = Flush.declare(layout, seed, config.threads)
         length = T.Bind(cache.length[b])
         total = T.Bind(length + cache.new_len[b])

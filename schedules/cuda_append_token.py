@@ -55,7 +55,7 @@ def _emit(layout: CacheLayout, dtype: str, seed: int, turns: dict[str, Turn], co
     batch, page = dimension("batch"), layout.page
     fresh = {side: argument(side, (batch, layout.kv_heads, 1, layout.head_dim), dtype) for side in "kv"}
     cache = Cache.declare(layout, batch)
-    with blocks(1, layout.kv_heads, batch) as (_, head, b):
+    with blocks(1, layout.kv_heads, batch, resident=1) as (_, head, b):  # few blocks: registers need not be few
         length = T.Bind(cache.length[b])
         new = T.Bind(tirx.min(cache.new_len[b], i32(1)))
         total = T.Bind(length + new)

@@ -43,12 +43,20 @@ def dimension(name: str) -> tirx.Var:
 
 
 @contextmanager
-def blocks(x: int | Expr, y: int | Expr, z: int | Expr) -> Iterator[tuple[Expr, Expr, Expr]]:
-    """One kernel launch: yields the indices of a thread block in a grid of x × y × z."""
+def blocks(
+    x: int | Expr, y: int | Expr, z: int | Expr, resident: int | None = None
+) -> Iterator[tuple[Expr, Expr, Expr]]:
+    """One kernel launch: yields the indices of a thread block in a grid of x × y × z.
+
+    `resident`: blocks that a multiprocessor should hold at least. 1 lets the compiler take as many registers as it
+    wants; by itself it may rather spill some to fit more blocks.
+    """
     with ExitStack() as frames:
         axes = zip("zyx", (z, y, x), strict=True)
         bz, by, bx = (frames.enter_context(T.thread_binding(0, size, thread=f"blockIdx.{axis}")) for axis, size in axes)
         _enter_scope(frames, "block")
+        if resident is not None:
+            frames.enter_context(T.attr(tirx.const(0, "int32"), "tirx.launch_bounds_min_blocks_per_sm", resident))
         yield bx, by, bz
 
 

@@ -14,6 +14,7 @@ from tqc.codec.fragments import ROWS as COLUMN
 from tqc.codec.fragments import STRIPS, TOKENS
 from tqc.codec.layout import CacheLayout
 from tqc.errors import TargetError
+from tqc.gpu_limits import LIMITS, MOST_REGISTERS, STATIC_SHARED
 from tqc.schedules.cuda_codes import table_entries
 from tqc.schedules.cuda_encode import scratch_floats
 from tqc.schedules.cuda_flash import ROWS
@@ -25,18 +26,8 @@ from tqc.schedules.cuda_sketch import sketch_floats
 DTYPES = ("float16", "float32")
 """Of queries, keys, values and outputs; the tensor cores take float16."""
 
-SHARED_BYTES = {
-    **dict.fromkeys(("sm_80", "sm_87"), 163 * 1024),
-    **dict.fromkeys(("sm_86", "sm_88", "sm_89", "sm_120", "sm_120a", "sm_121", "sm_121a"), 99 * 1024),
-    **dict.fromkeys(("sm_90", "sm_90a", "sm_100", "sm_100a", "sm_103", "sm_103a", "sm_110", "sm_110a"), 227 * 1024),
-}
-"""Shared memory of one block (CUDA C++ Programming Guide, table of technical specifications per compute capability)."""
-
-STATIC_BYTES = 48 * 1024
-"""Shared memory that a block may declare statically, on every GPU."""
-
-MOST_REGISTERS = 255
-"""Of one thread, on every GPU."""
+SHARED_BYTES = {arch: limits.block_shared for arch, limits in LIMITS.items()}
+"""Shared memory of one block."""
 
 OTHER_REGISTERS = 72
 """Registers for addresses, loop counters and decoding, beside those that hold operands, scores and outputs."""
@@ -196,8 +187,8 @@ class AppendConfig:
     def check(self, layout: CacheLayout, arch: str = "sm_80") -> None:
         """Raises TargetError if the kernel of this layout does not fit a block of the architecture."""
         check_layout(layout)
-        if self.shared_bytes(layout) > STATIC_BYTES:
-            refuse("layout in append", f"at most {STATIC_BYTES} bytes of shared memory", self.shared_bytes(layout))
+        if self.shared_bytes(layout) > STATIC_SHARED:
+            refuse("layout in append", f"at most {STATIC_SHARED} bytes of shared memory", self.shared_bytes(layout))
 
     @classmethod
     def space(cls, layout: CacheLayout, arch: str) -> Iterator[AppendConfig]:
@@ -209,17 +200,7 @@ Config = DecodeConfig | PrefillConfig | AppendConfig
 
 SCHEDULES: dict[str, type[Config]] = {"append": AppendConfig, "decode": DecodeConfig, "prefill": PrefillConfig}
 
-SMS = {
-    **dict.fromkeys(("sm_80",), 108),
-    **dict.fromkeys(("sm_86", "sm_88"), 84),
-    **dict.fromkeys(("sm_87",), 16),
-    **dict.fromkeys(("sm_89",), 128),
-    **dict.fromkeys(("sm_90", "sm_90a"), 132),
-    **dict.fromkeys(("sm_100", "sm_100a", "sm_103", "sm_103a"), 148),
-    **dict.fromkeys(("sm_110", "sm_110a"), 20),
-    **dict.fromkeys(("sm_120", "sm_120a"), 170),
-    **dict.fromkeys(("sm_121", "sm_121a"), 48),
-}
+SMS = {arch: limits.multiprocessors for arch, limits in LIMITS.items()}
 """Multiprocessors of the largest GPU of an architecture, for which a context is split by default."""
 
 

@@ -86,18 +86,37 @@ def _version(path: Path) -> str | None:
     return match.group(1) if match else None
 
 
+@dataclass(frozen=True)
+class DeviceCode:
+    """What nvcc makes of a source: the file's bytes, and the compiler's own messages."""
+
+    code: bytes
+    said: str
+
+
 def compile_fatbin(source: str, arch: str, nvcc: Nvcc | None = None) -> bytes:
     """CUDA C++ to a fat binary that holds machine code for `arch` (such as `sm_90`) and nothing else.
 
     The same source and nvcc give the same bytes: names in the output are relative, and none is random.
     Raises TargetError with nvcc's own messages if it rejects the source.
     """
+    return compile_device_code(source, arch, nvcc).code
+
+
+def compile_device_code(
+    source: str, arch: str, nvcc: Nvcc | None = None, *, form: str = "fatbin", verbose: bool = False
+) -> DeviceCode:
+    """CUDA C++ to machine code for `arch`, as `form`: a fatbin or a cubin. `verbose`: ptxas says which resources each
+    kernel takes (`tqc.codegen.resources` reads that); the instructions are the same, but files note the option.
+    Raises TargetError as `compile_fatbin`."""
     nvcc = nvcc or find_nvcc()
     number = arch.removeprefix("sm_")
-    command = [str(nvcc.path), "--fatbin", *_FLAGS, "-gencode", f"arch=compute_{number},code={arch}"]
+    command = [str(nvcc.path), f"--{form}", *_FLAGS, "-gencode", f"arch=compute_{number},code={arch}"]
+    if verbose:
+        command += ["-Xptxas", "-v", "--disable-warnings"]
     with tempfile.TemporaryDirectory(prefix="tqc-nvcc-") as folder:
         Path(folder, "kernels.cu").write_text(source, encoding="utf-8")
-        command += ["-o", "kernels.fatbin", "kernels.cu"]
+        command += ["-o", f"kernels.{form}", "kernels.cu"]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         if done.returncode:
             raise TargetError(
@@ -106,4 +125,20 @@ def compile_fatbin(source: str, arch: str, nvcc: Nvcc | None = None) -> bytes:
                 found=(done.stderr or done.stdout).strip(),
                 hint=f"nvcc needs a C++ compiler on PATH; its own headers come with the toolkit or with {WHEELS}",
             )
-        return Path(folder, "kernels.fatbin").read_bytes()
+        return DeviceCode(Path(folder, f"kernels.{form}").read_bytes(), done.stderr + done.stdout)
+
+
+def find_nvdisasm() -> Path:
+    """nvdisasm beside nvcc, on PATH, or from NVIDIA's wheel. Raises TargetError if there is none."""
+    on_path = shutil.which("nvdisasm")
+    found = [path.parent / "nvdisasm" for _, path in _candidates()]
+    found += [Path(on_path)] if on_path else []
+    found += [folder / "bin" / "nvdisasm" for folder in wheel_folders()]
+    for path in found:
+        if path.is_file():
+            return path
+    raise TargetError(
+        "nvdisasm was not found, and machine code cannot be read without it",
+        expected="nvdisasm beside nvcc, on PATH, or from the wheel nvidia-cuda-nvdisasm",
+        hint="install the CUDA toolkit, or run pip install nvidia-cuda-nvdisasm",
+    )

@@ -1,0 +1,41 @@
+"""What the compiler makes of the default kernels: registers suffice, and blocks fit a multiprocessor as was planned."""
+
+from __future__ import annotations
+
+import pytest
+from cuda_driver import cuda_kernels, cuda_layout
+from ptx_compile import needs_nvcc
+
+from tqc.codegen.cuda_source import block_sizes, cuda_source
+from tqc.codegen.resources import KernelResources, resources_of
+from tqc.codegen.target import Target
+from tqc.schedules.cuda_config import attention_registers, default_config
+
+LAYOUTS = {
+    "32:8:128-k4v3": cuda_layout(32, 8, 128, "tq4", "tq3"),
+    "9:3:64-tq4": cuda_layout(9, 3, 64, "tq4", "tq4"),
+    "8:1:256-tq4": cuda_layout(8, 1, 256, "tq4", "tq4"),
+}
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_no_default_kernel_spills_registers(name: str, arch: str) -> None:
+    needs_nvcc()
+    layout = LAYOUTS[name]
+    source = cuda_source(cuda_kernels(layout, arch=arch, softmax_scale=layout.head_dim**-0.5), Target("cuda", arch))
+    threads, found = block_sizes(source), resources_of(source, arch)
+    assert set(threads) == set(found)
+    spilled = {kernel: used for kernel, used in found.items() if used.spills or used.stack}
+    assert not spilled
+    check_resident(layout, arch, threads, found)
+
+
+def check_resident(layout, arch: str, threads: dict[str, int], found: dict[str, KernelResources]) -> None:
+    """A block of the attention kernels fits, and no more registers are taken than were counted with."""
+    for kernel in ("decode", "prefill"):
+        config, used = default_config(kernel, layout, arch), found[f"{kernel}_kernel"]
+        assert threads[f"{kernel}_kernel"] == config.threads
+        assert used.occupancy(config.threads, config.shared_bytes(layout)).blocks >= 1
+        tiles = config.row_tiles(layout) if kernel == "decode" else config.tiles
+        assert attention_registers(layout, tiles) <= 255
