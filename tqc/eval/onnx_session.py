@@ -14,14 +14,17 @@ DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 class OnnxSession:
-    """One sequence through an ONNX decoder with past_key_values.N.key/value inputs and present.N.* outputs.
+    """Sequences of one length through an ONNX decoder with past_key_values.N.key/value inputs and present.N.* outputs.
+
+    Of a batch of one, ids may be flat, and logits are those of its sequence.
 
     The cache stays inside onnxruntime: each step's present values are bound as the next step's past without a copy
     through Python (IO binding). What onnxruntime itself copies, joining past and new token, is part of such a graph.
     """
 
-    def __init__(self, path: str | Path | OnnxSession, *, threads: int = 0) -> None:
+    def __init__(self, path: str | Path | OnnxSession, *, threads: int = 0, batch: int = 1) -> None:
         """`path` is the file, or another session whose loaded model this one shares, with a cache of its own."""
+        self.batch = batch
         if isinstance(path, OnnxSession):
             self._model = path._model
         else:
@@ -40,16 +43,18 @@ class OnnxSession:
         self._past = {}
         for name in self._pasts:
             _, heads, _, head_dim = self._inputs[name].shape
-            empty = np.zeros((1, heads, 0, head_dim), DTYPES[self._inputs[name].type])
+            empty = np.zeros((self.batch, heads, 0, head_dim), DTYPES[self._inputs[name].type])
             self._past[name] = onnxruntime.OrtValue.ortvalue_from_numpy(empty)
 
-    def prefill(self, ids: Sequence[int], *, all_logits: bool = False) -> np.ndarray:
-        """Appends tokens; float logits (len(ids), vocab) with `all_logits`, else (1, vocab) of the last one."""
-        total = self.length + len(ids)
+    def prefill(self, ids: Sequence[int] | Sequence[Sequence[int]], *, all_logits: bool = False) -> np.ndarray:
+        """Appends as many tokens to every sequence, ids [batch, S]; float logits (S, vocab) with `all_logits`, else
+        (1, vocab) of the last one; of more than one sequence (batch, S, vocab) and (batch, vocab)."""
+        rows = np.asarray(ids, np.int64).reshape(self.batch, -1)
+        total = self.length + rows.shape[1]
         given = {
-            "input_ids": np.array([ids], np.int64),
-            "attention_mask": np.ones((1, total), np.int64),
-            "position_ids": np.arange(self.length, total, dtype=np.int64)[None],
+            "input_ids": rows,
+            "attention_mask": np.ones((self.batch, total), np.int64),
+            "position_ids": np.tile(np.arange(self.length, total, dtype=np.int64), (self.batch, 1)),
         }
         binding = self._model.io_binding()
         for name, value in given.items():
@@ -64,10 +69,12 @@ class OnnxSession:
         logits, *present = binding.get_outputs()
         self._past = dict(zip(self._pasts, present, strict=True))
         self.length = total
-        return logits.numpy()[0] if all_logits else logits.numpy()[0, -1:]
+        if not all_logits:
+            return logits.numpy()[:, -1]
+        return logits.numpy()[0] if self.batch == 1 else logits.numpy()
 
     def decode(self, ids: Sequence[int]) -> np.ndarray:
-        """Appends one token; its logits (1, vocab)."""
+        """Appends one token to every sequence; logits (batch, vocab)."""
         return self.prefill(ids)
 
     @property
