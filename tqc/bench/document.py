@@ -1,11 +1,10 @@
 """The document of a run in its folder: kept up to date, so that an interrupted run goes on where it was.
 
-`results.json` is replaced, in one step, whenever a cell is known; `results.csv` and `bench.html` when all are.
+`results.json` is replaced, in one step, whenever a cell is known; `results.csv` and `index.html` when all are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -14,6 +13,7 @@ from tqc.eval.document import now
 from tqc.files import replace_file
 
 from .results import Bench, Cell, read_results
+from .summary import summarised
 
 T = TypeVar("T", bound=Bench)
 RESULTS = "results.json"
@@ -42,11 +42,11 @@ class Document(Generic[T]):
         """Whether the cell with this key is there and needs no other try."""
         return any(cell.key == key and cell.done for cell in self.results.cells)
 
-    def keep(self, field: str, cell: Cell, summarise: Callable[[T], T] = lambda results: results) -> None:
+    def keep(self, field: str, cell: Cell) -> None:
         """Puts a cell into a field of the results, in the place of one with the same key, and the file with it."""
         old = [other for other in getattr(self.results, field) if other.key != cell.key]
-        cells = tuple(sorted([*old, cell], key=lambda cell: (*cell.key[3:], cell.batch, cell.context)))
-        self.results = summarise(self.results.model_copy(update={field: cells, "updated": now()}))
+        cells = tuple(sorted([*old, cell], key=lambda cell: cell.key))
+        self.results = summarised(self.results.model_copy(update={field: cells, "updated": now()}))
         self.write()
 
     def write(self) -> None:

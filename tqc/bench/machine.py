@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("turboquant-compiler", "apache-tvm", "apache-tvm-ffi", "onnxruntime", "numpy", "torch")
+PACKAGES = ("turboquant-compiler", "apache-tvm", "apache-tvm-ffi", "onnxruntime", "numpy", "torch", "flashinfer-python")
 SIMD = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_fp16", "amx_int8", "asimd")
 
 

@@ -58,10 +58,14 @@ class Timing(Part):
 
 
 class Cell(Part):
-    """What was timed together, taking turns. `load`: the load average before and after. `skipped`: why nothing was."""
+    """What was timed together, taking turns. `heads`: of the layer, as in 32x8x128; empty for whole models.
+
+    `load`: the load average before and after. `skipped`: why nothing was timed.
+    """
 
     batch: Count
     context: Count
+    heads: str = ""
     timings: tuple[Timing, ...] = ()
     load: tuple[float | None, float | None] = (None, None)
     skipped: str = ""
@@ -69,7 +73,7 @@ class Cell(Part):
     @property
     def key(self) -> tuple:
         """What tells it from other cells of the document."""
-        return (type(self).__name__, self.batch, self.context)
+        return (type(self).__name__, self.heads, self.batch, self.context)
 
     @property
     def done(self) -> bool:
@@ -82,19 +86,12 @@ class Cell(Part):
 
 
 class AttentionCell(Cell):
-    """Decode attention of one layer: `heads` as in 32x8x128."""
+    """Decode attention of one layer."""
 
-    heads: str
-
-    @property
-    def key(self) -> tuple:
-        return (*super().key, self.heads)
-
-    @property
-    def best(self) -> Timing | None:
-        """The quickest of those whose cache loses nothing, by their medians."""
-        exact = [timing for timing in self.timings if timing.exact and timing.rounds]
-        return min(exact, key=lambda timing: timing.median, default=None)
+    def quickest_peer(self, what: Literal["median", "minimum"] = "median") -> Timing | None:
+        """The full-precision engine from elsewhere that needs the least time."""
+        peers = [timing for timing in self.timings if timing.kind == "peer" and timing.rounds]
+        return min(peers, key=lambda timing: getattr(timing, what), default=None)
 
     @property
     def copied(self) -> float | None:
@@ -114,19 +111,23 @@ class PrefillCell(Cell):
 
 
 class EngineLine(Part):
-    """Lines through the medians and through the minima of an engine's steps, over the tokens in the cache."""
+    """Lines through the medians and through the minima of an engine's times, over the tokens in the cache."""
 
-    engine: str
+    heads: str = ""
     batch: Count
+    engine: str
+    kind: Literal["ours", "peer"]
     median: Line
     minimum: Line
 
 
 class Crossing(Part):
-    """Where the artifact is quicker than a peer, by the lines through their medians and through their minima."""
+    """Where an engine of ours is quicker than a peer, by the lines through their medians and through their minima."""
 
-    peer: str
+    heads: str = ""
     batch: Count
+    engine: str
+    peer: str
     median: BreakEven
     minimum: BreakEven
 
@@ -142,11 +143,18 @@ class Bench(Part):
     commands: tuple[str, ...] = ()
     settings: Settings
     notes: tuple[str, ...] = ()
+    lines: tuple[EngineLine, ...] = ()
+    crossings: tuple[Crossing, ...] = ()
 
 
 class AttentionBench(Bench):
     kind: Literal["attention"] = "attention"
     cells: tuple[AttentionCell, ...] = ()
+
+    @property
+    def steps(self) -> tuple[Cell, ...]:
+        """The cells that hold times of one decode step."""
+        return self.cells
 
 
 class ModelBench(Bench):
@@ -156,12 +164,14 @@ class ModelBench(Bench):
     engines: tuple[Model, ...]
     decode: tuple[DecodeCell, ...] = ()
     prefill: tuple[PrefillCell, ...] = ()
-    lines: tuple[EngineLine, ...] = ()
-    crossings: tuple[Crossing, ...] = ()
 
     @property
     def cells(self) -> tuple[Cell, ...]:
         return (*self.prefill, *self.decode)
+
+    @property
+    def steps(self) -> tuple[Cell, ...]:
+        return self.decode
 
 
 Results = AttentionBench | ModelBench

@@ -1,42 +1,62 @@
-"""Lines through a whole model's latencies over the context, and where the artifact becomes quicker than a peer."""
+"""Lines through the times of a decode step over the context, and where ours become quicker than a peer."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
 from .fit import break_even, fit
-from .results import Crossing, EngineLine, ModelBench
+from .results import AttentionBench, Cell, Crossing, EngineLine, ModelBench
+
+T = TypeVar("T", AttentionBench, ModelBench)
+STATISTICS = ("median", "minimum")
 
 
-def summarised(results: ModelBench) -> ModelBench:
+def summarised(results: T) -> T:
     """The results with `lines` and `crossings` computed anew from all cells."""
-    lines = tuple(
-        line
-        for batch in sorted({cell.batch for cell in results.decode})
-        for engine in results.engines
-        if (line := engine_line(results, engine.name, batch))
-    )
-    return results.model_copy(update={"lines": lines, "crossings": crossings(results, lines)})
+    lines, crossings = [], []
+    for cells in _groups(results.steps):
+        own = engine_lines(cells)
+        tokens = [timing.tokens or cell.context for cell in cells for timing in cell.timings if timing.rounds]
+        lines += own
+        crossings += _crossings(own, (min(tokens, default=0), max(tokens, default=0)))
+    return results.model_copy(update={"lines": tuple(lines), "crossings": tuple(crossings)})
 
 
-def engine_line(results: ModelBench, engine: str, batch: int) -> EngineLine | None:
-    """The lines of one engine; None with fewer than two contexts."""
-    timings = [timing for cell in results.decode if cell.batch == batch and (timing := cell.of(engine))]
-    found = {
-        name: fit([(timing.tokens, getattr(timing, name)) for timing in timings]) for name in ("median", "minimum")
-    }
-    return EngineLine(engine=engine, batch=batch, **found) if all(found.values()) else None
+def engine_lines(cells: Sequence[Cell]) -> list[EngineLine]:
+    """The lines of all engines in cells of the same heads and batch; none of an engine with fewer than two contexts."""
+    made = []
+    kinds = {timing.name: timing.kind for cell in cells for timing in cell.timings}
+    for name, kind in kinds.items():
+        pairs = [(cell, timing) for cell in cells if (timing := cell.of(name))]
+        found = {
+            what: fit([(timing.tokens or cell.context, getattr(timing, what)) for cell, timing in pairs])
+            for what in STATISTICS
+        }
+        if kind in ("ours", "peer") and all(found.values()):
+            made.append(EngineLine(heads=cells[0].heads, batch=cells[0].batch, engine=name, kind=kind, **found))
+    return made
 
 
-def crossings(results: ModelBench, lines: tuple[EngineLine, ...]) -> tuple[Crossing, ...]:
-    """The artifact's line against that of each peer at the same batch."""
-    own, made = results.engines[0].name, []
-    ours = {line.batch: line for line in lines if line.engine == own}
-    for line in lines:
-        if line.engine != own and line.batch in ours:
-            tokens = [t.tokens for c in results.decode if c.batch == line.batch for t in c.timings if t.tokens]
-            measured = (min(tokens), max(tokens))
-            found = {
-                name: break_even(getattr(ours[line.batch], name), getattr(line, name), measured)
-                for name in ("median", "minimum")
-            }
-            made.append(Crossing(peer=line.engine, batch=line.batch, **found))
-    return tuple(made)
+def _groups(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """Cells of the same heads and batch, in the order in which they come."""
+    groups: dict[tuple[str, int], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.heads, cell.batch), []).append(cell)
+    return list(groups.values())
+
+
+def _crossings(lines: Iterable[EngineLine], measured: tuple[float, float]) -> list[Crossing]:
+    """Each line of ours against that of each peer."""
+    ours, peers = ([line for line in lines if line.kind == kind] for kind in ("ours", "peer"))
+    return [
+        Crossing(
+            heads=own.heads,
+            batch=own.batch,
+            engine=own.engine,
+            peer=peer.engine,
+            **{what: break_even(getattr(own, what), getattr(peer, what), measured) for what in STATISTICS},
+        )
+        for own in ours
+        for peer in peers
+    ]

@@ -1,11 +1,10 @@
-"""Results as tables of words, for the terminal, the page and Markdown, and as CSV."""
+"""Results as tables of words, for the terminal and the page."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from .fit import BreakEven, Line
 from .results import AttentionBench, AttentionCell, Cell, ModelBench, Results, Timing
@@ -24,16 +23,22 @@ class Table:
 def tables(results: Results) -> list[Table]:
     """All tables of a document that have rows."""
     made = _attention(results) if isinstance(results, AttentionBench) else _model(results)
-    return [table for table in made if table.rows]
+    return [_without_empty(table) for table in (*made, *_lines(results)) if table.rows]
+
+
+def _without_empty(table: Table) -> Table:
+    """Without columns that say nothing: heads of whole models."""
+    kept = [column for column in range(len(table.header)) if any(row[column] for row in table.rows)]
+    rows = [[row[column] for column in kept] for row in table.rows]
+    words = sum(column < table.words for column in kept)
+    return Table(table.title, [table.header[column] for column in kept], rows, words)
 
 
 def faults(results: Results) -> list[str]:
     """What could not be timed, one line each, of ours first."""
     found: dict[str, list[str]] = {"ours": [], "other": []}
     for cell in results.cells:
-        where = f"batch {cell.batch}, context {cell.context}"
-        if isinstance(cell, AttentionCell):
-            where = f"{cell.heads}, {where}"
+        where = f"{cell.heads + ', ' if cell.heads else ''}batch {cell.batch}, context {cell.context}"
         if cell.skipped:
             found["ours"].append(f"{where}: not measured, {cell.skipped}")
         for timing in cell.timings:
@@ -43,27 +48,37 @@ def faults(results: Results) -> list[str]:
 
 
 def _attention(results: AttentionBench) -> list[Table]:
-    rows, slow = [], []
+    """One table for each layer and batch, and one of what belongs to all of them."""
+    steps: dict[tuple[str, int], list[list[str]]] = {}
+    others = []
     for cell in results.cells:
         for timing in cell.timings:
-            place = [cell.heads, str(cell.batch), f"{cell.context:,}", timing.name]
             if not timing.rounds:
                 continue
-            times = [f"{timing.median * 1e6:,.1f}", f"{timing.minimum * 1e6:,.1f}"]
+            row = [timing.name, f"{cell.context:,}", f"{timing.median * 1e6:,.1f}", f"{timing.minimum * 1e6:,.1f}"]
+            row += [f"{timing.bandwidth / 1e9:,.1f}" if timing.bandwidth else ""]
             if timing.kind in ("ours", "peer"):
-                best = cell.best
-                ratio = f"{best.median / timing.median:.2f}" if best else "–"
-                error = f"{timing.error:.1e}" if timing.error is not None else "–"
-                speed = [f"{timing.bandwidth / 1e9:,.1f}", share_text(timing, cell)]
-                rows.append([*place, *times, *speed, ratio, best.name if best else "–", error])
+                row += [share_text(timing, cell), _times(timing, cell, "median"), _times(timing, cell, "minimum")]
+                row += [f"{timing.error:.1e}" if timing.error is not None else "–"]
+                steps.setdefault((cell.heads, cell.batch), []).append(row)
             else:
-                slow.append([*place, *times, f"{timing.bandwidth / 1e9:,.1f}" if timing.bandwidth else ""])
-    place = ["heads", "batch", "context", "engine", "µs (median)", "µs (min)"]
-    full = [*place, "GB/s", "of copy", "× best full precision", "which is", "error"]
+                others.append([row[0], cell.heads, str(cell.batch), *row[1:]])
+    columns = ["engine", "context", "µs", "min µs", "GB/s", "of copy", "× peer", "(min)", "error"]
     return [
-        Table("Decode attention of one layer", full, rows),
-        Table("Appending a token, copying memory", [*place, "GB/s"], slow),
+        *(Table(f"Decode attention, {heads}, batch {batch}", columns, rows) for (heads, batch), rows in steps.items()),
+        Table("Appending a token, copying memory", ["engine", "heads", "batch", *columns[1:5]], others, words=2),
     ]
+
+
+def _times(timing: Timing, cell: AttentionCell, what: Literal["median", "minimum"]) -> str:
+    found = times_peer(timing, cell, what)
+    return f"{found:.2f}" if found is not None else "–"
+
+
+def times_peer(timing: Timing, cell: AttentionCell, what: Literal["median", "minimum"]) -> float | None:
+    """How many times as fast a candidate is as the quickest peer; None without one."""
+    peer = cell.quickest_peer(what)
+    return getattr(peer, what) / getattr(timing, what) if peer and timing.rounds else None
 
 
 def share(timing: Timing, cell: AttentionCell) -> float | None:
@@ -79,13 +94,11 @@ def share_text(timing: Timing, cell: AttentionCell) -> str:
 def _model(results: ModelBench) -> list[Table]:
     own = results.engines[0].name
     place = ["engine", "batch", "context"]
-    decode = [*place, "ms a token (median)", "ms (min)", "tokens/s", f"{own} is × as fast", "cache bytes"]
-    prefill = ["engine", "batch", "prompt", "tokens/s", f"{own} is × as fast"]
-    lines = ["engine", "batch", "ns per context token", "ms at context 0", f"{own} is faster"]
+    decode = [*place, "ms", "min ms", "tokens/s", "ours ×", "cache bytes"]
+    prefill = ["engine", "batch", "prompt", "tokens/s", "ours ×"]
     return [
         Table("Decode, inter-token latency", decode, [row for cell in results.decode for row in _decode(cell, own)]),
         Table("Prefill", prefill, [row for cell in results.prefill for row in _prefill(cell, own)]),
-        Table("Latency over the context: slope · tokens + intercept", lines, _lines(results)),
     ]
 
 
@@ -121,14 +134,28 @@ def _ratio(timing: Timing, cell: Cell, own: str) -> str:
     return "" if timing.name == own or ours is None else f"{timing.median / ours.median:.2f}"
 
 
-def _lines(results: ModelBench) -> list[list[str]]:
-    where = {(crossing.peer, crossing.batch): crossing.median for crossing in results.crossings}
-    rows = []
-    for line in results.lines:
-        found = where.get((line.engine, line.batch))
-        rows.append([line.engine, str(line.batch), slope_text(line.median), f"{line.median.intercept * 1e3:.3f}"])
-        rows[-1].append(crossing_text(found) if found else "")
-    return rows
+def _lines(results: Results) -> list[Table]:
+    """Slopes over the context, and where ours are quicker than a peer."""
+    place = ["engine", "heads", "batch"]
+    slopes = [
+        [
+            *(line.engine, line.heads, str(line.batch)),
+            *(slope_text(line.median), slope_text(line.minimum), f"{line.median.intercept * 1e6:,.1f}"),
+        ]
+        for line in results.lines
+    ]
+    crossings = [
+        [
+            *(found.engine, found.heads, str(found.batch), found.peer),
+            *(crossing_text(found.median), crossing_text(found.minimum)),
+        ]
+        for found in results.crossings
+    ]
+    columns = [*place, "ns a token", "(minima)", "µs at context 0"]
+    return [
+        Table("Time of a step over the context: slope (± standard error) and constant", columns, slopes, words=2),
+        Table("Context at which it breaks even", [*place, "peer", "quicker", "(minima)"], crossings, words=6),
+    ]
 
 
 def slope_text(line: Line) -> str:
@@ -141,36 +168,4 @@ def crossing_text(found: BreakEven) -> str:
     """`from 1,234 tokens`, `always`."""
     if found.context is None:
         return found.where
-    return f"{found.where} {found.context:,.0f} tokens" + " (not measured there)" * found.beyond
-
-
-CSV_HEADER = (
-    *("phase", "heads", "batch", "context", "engine", "kind", "exact", "tokens", "median_s", "minimum_s", "calls"),
-    *("bytes", "bytes_per_s", "share_of_copy", "times_best_exact", "error", "load_before", "load_after", "fault"),
-)
-
-
-def csv_text(results: Results) -> str:
-    """One line for each engine in each cell; empty where something is not known."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(CSV_HEADER)
-    for cell in results.cells:
-        attention = isinstance(cell, AttentionCell)
-        phase = type(cell).__name__.removesuffix("Cell").lower()
-        head = [phase, cell.heads if attention else "", cell.batch, cell.context]
-        if cell.skipped:
-            writer.writerow([*head, *[""] * 14, cell.skipped])
-        for timing in cell.timings:
-            best = cell.best if attention else None
-            writer.writerow(
-                [
-                    *head,
-                    *(timing.name, timing.kind, timing.exact, timing.tokens, timing.median, timing.minimum),
-                    *(sum(map(len, timing.rounds)), timing.bytes, timing.bandwidth if attention else None),
-                    share(timing, cell) if attention else None,
-                    best.median / timing.median if best and timing.median and timing.kind != "copy" else None,
-                    *(timing.error, *cell.load, timing.fault),
-                ]
-            )
-    return out.getvalue()
+    return f"{found.where} {found.context:,.0f} tokens" + " (beyond)" * found.beyond

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import TqcError
-from . import compile, evaluate, export, generate, inspect, plan, report, targets, verify
+from . import bench, compile, evaluate, export, generate, inspect, plan, report, targets, verify
 
 app = typer.Typer(
     name="tqc",
@@ -24,6 +24,7 @@ app.command("eval")(evaluate.evaluate)
 app.command()(inspect.inspect)
 app.command()(plan.plan)
 app.command()(report.report)
+app.add_typer(bench.app, name="bench")
 app.command()(verify.verify)
 app.command()(targets.targets)
 
