@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -89,6 +90,7 @@ def retrieve(session: Any, length: int, seed: int, task: dict[str, Any]) -> dict
         "prefill_tokens_per_second": round(prompt.haystack / (prefilled - start), 1),
         "decode_tokens_per_second": round(DECODED / (decoded - asked), 1),
         "seconds": round(decoded - start, 1),
+        "load": round(os.getloadavg()[0], 1),
     }
 
 
@@ -105,6 +107,8 @@ def report(output: Path, task: dict[str, Any], runs: list[dict[str, Any]]) -> st
         f"{task['lookalikes']}, values of each: {task['values']}. All are asked for after one prefill, and a needle is "
         "found when its whole answer is."
     )
+    if loads := sorted(run["load"] for run in runs if "load" in run):
+        method += f" Processes ready to run meanwhile, this one included: {loads[0]} to {loads[-1]}."
     names = list(dict.fromkeys(run["artifact"] for run in runs))
     lengths = sorted({run["length"] for run in runs})
     tables = "Needles found, all depths together:\n\n"

@@ -30,7 +30,7 @@ def test_measured_over_the_text(tiny_llama_onnx) -> None:
     assert plan.made_from.startswith(f"{means.tokens} tokens of a text")
     assert plan.made_from.endswith("layers weighed by what they change in the predictions")
     assert 3.0 < plan.bits_per_value <= 3.5
-    assert all("noise" in layer.why for layer in plan.layers)
+    assert all("nats" in layer.why for layer in plan.layers)
     richer, _ = plan_of(tiny_llama_onnx, 6.0)
     assert plan.bits_per_value < richer.bits_per_value <= 6.0
 
@@ -55,6 +55,7 @@ def test_layers_count_alike_where_nothing_was_measured(tiny_llama_onnx, monkeypa
     monkeypatch.setattr("tqc.compiler.sensitivity.LARGEST", 1000)
     plan, means = plan_of(tiny_llama_onnx, 3.5)
     assert plan.made_from == f"{means.tokens} tokens of a text, sha256 {means.sha256[:16]}"
+    assert all("noise" in layer.why for layer in plan.layers)
 
 
 def test_predicted_from_the_weights(tiny_llama_onnx, tmp_path) -> None:

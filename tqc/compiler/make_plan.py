@@ -39,20 +39,20 @@ def make_plan(options: CompileOptions, imported: Imported, budget: float, length
     and for a model of which neither can be said; FrontendError where it cannot be run over the text.
     """
     layers = {layer.layer: layer for layer in imported.layers}
-    measured = _Measured(options, imported)
+    measured, unit = _Measured(options, imported), "noise"
     means = measure(options, imported, length, moments=True, on_layer=measured.add)
     if measured.costs and set(measured.costs) == {(layer, side) for layer in layers for side in "kv"}:
         costs, made_from = measured.costs, f"{means.tokens} tokens of a text, sha256 {means.sha256[:16]}"
         weights = _sensitivities(options, imported, means)
         if weights:
-            costs = _weighed(costs, weights)
+            costs, unit = _weighed(costs, weights), "nats"
             made_from += ", layers weighed by what they change in the predictions"
     else:
         costs, made_from = _predicted(imported, layers), "weights"
     chosen = allocate(_choices(costs, layers), budget * _values(layers))
     schemes = {layer: (chosen[layer, "k"].name, chosen[layer, "v"].name) for layer in layers}
     biases = biased_layers(imported.mod, imported.weights, length=length, centred=options.centre)
-    why = {layer: _why(costs, layer, sides, biases.get(layer)) for layer, sides in schemes.items()}
+    why = {layer: _why(costs, layer, sides, unit, biases.get(layer)) for layer, sides in schemes.items()}
     plan = Plan(
         model=options.name,
         budget=budget,
@@ -148,12 +148,12 @@ def _values(layers: Mapping[int, LayerInfo]) -> int:
     return sum(2 * layer.kv_heads * layer.head_dim for layer in layers.values())
 
 
-def _why(costs: Costs, layer: int, schemes: tuple[str, str], bias: float | None) -> str:
-    """The cost of the choice, and of 4 bits everywhere to compare with."""
+def _why(costs: Costs, layer: int, schemes: tuple[str, str], unit: str, bias: float | None) -> str:
+    """The cost of the choice, and of 4 bits to compare with."""
     parts = []
     for side, name in zip("kv", schemes, strict=True):
         found = costs[layer, side]
-        parts.append(f"{side.upper()} noise {found[name]:.2g} (tq4: {found['tq4']:.2g})")
+        parts.append(f"{side.upper()} {found[name]:.2g} {unit} (tq4: {found['tq4']:.2g})")
     if bias is not None:
         parts.append(f"key bias {bias:.0f} times as long as the keys' own part")
     return "; ".join(parts)
