@@ -94,7 +94,7 @@ def share_text(timing: Timing, cell: AttentionCell) -> str:
 def _model(results: ModelBench) -> list[Table]:
     own = results.engines[0].name
     place = ["engine", "batch", "context"]
-    decode = [*place, "ms", "min ms", "tokens/s", "ours ×", "cache bytes"]
+    decode = [*place, "ms", "min ms", "tokens/s", "ours ×", "cache MB"]
     prefill = ["engine", "batch", "prompt", "tokens/s", "ours ×"]
     return [
         Table("Decode, inter-token latency", decode, [row for cell in results.decode for row in _decode(cell, own)]),
@@ -109,7 +109,7 @@ def _decode(cell: Cell, own: str) -> list[list[str]]:
             *(f"{timing.median * 1e3:.3f}", f"{timing.minimum * 1e3:.3f}"),
             f"{cell.batch / timing.median:,.1f}",
             _ratio(timing, cell, own),
-            f"{timing.bytes:,}" if timing.bytes is not None else "–",
+            f"{timing.bytes / 1e6:,.1f}" if timing.bytes is not None else "–",
         ]
         for timing in cell.timings
         if timing.rounds
