@@ -31,7 +31,11 @@ def own_makers(
     copies: Callable[[int], int],
     tolerance: float,
 ) -> Iterator[Maker]:
-    """Decode, and the append of one token, on caches that both use; `copies(bytes)`: how many of them."""
+    """Decode, and the append of one token, on caches that both use; `copies(bytes)`: how many of them.
+
+    Append writes the last token again; where its kernel rotates, the token is another one afterwards. Decode was checked
+    before that, and reads as many bytes as before.
+    """
     cache = FilledCache(problem, kernels.layout, kernels.turns)
     count = copies(cache.bytes_read)
     states: list[list[Any]] = []
