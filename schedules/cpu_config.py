@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 from tvm.target import Target
 from tvm.target.codegen import llvm_get_cpu_features
@@ -13,6 +15,7 @@ _LANES = {"avx512": 16, "avx2": 8, "portable": 4}
 _ACCUMULATORS = {"avx512": 20, "avx2": 8, "portable": 8}
 _TILE_ROWS = {"avx512": 6, "avx2": 6, "portable": 4}
 _TILE_VECTORS = {"avx512": 4, "avx2": 2, "portable": 2}
+_REGISTERS = {"avx512": 32, "avx2": 16, "portable": 16}
 _NEEDS = {"avx512": {"avx512f", "avx512bw", "f16c"}, "avx2": {"avx2", "fma", "f16c"}}
 
 
@@ -62,6 +65,26 @@ def cpu_config(isa: str, **options: int) -> CpuConfig:
         raise TargetError("unknown CPU kernel variant", expected=", ".join(_LANES), found=isa)
     defaults = {"accumulators": _ACCUMULATORS, "tile_rows": _TILE_ROWS, "tile_vectors": _TILE_VECTORS}
     return CpuConfig(**{"isa": isa} | {name: values[isa] for name, values in defaults.items()} | options)
+
+
+_SPACES = {
+    "decode": {"splits": (4, 1, 2, 8, 16, 32), "accumulators": (20, 8, 12, 16, 24)},
+    "prefill": {"tile_rows": (6, 4, 8), "tile_vectors": (4, 2, 3), "prefill_rows": (192, 96, 384)},
+    "append": {},
+}
+
+
+def cpu_space(schedule: str, isa: str) -> Iterator[CpuConfig]:
+    """Decisions of `append`, `decode` or `prefill` that are worth measuring, the default first: sums and tiles that
+    the registers hold. Raises TargetError as `CpuConfig`."""
+    default = cpu_config(isa)
+    yield default
+    for values in product(*_SPACES[schedule].values()):
+        config = cpu_config(isa, **dict(zip(_SPACES[schedule], values, strict=True)))
+        # A tile's sums, a vector of weights for each of its vectors, and a broadcast.
+        used = (config.tile_rows + 1) * config.tile_vectors + 1
+        if config != default and max(used, config.accumulators + 2) <= _REGISTERS[isa]:
+            yield config
 
 
 def config_for(target: Target, **options: int) -> CpuConfig:

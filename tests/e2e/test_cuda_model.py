@@ -25,6 +25,7 @@ from tqc.artifact import read_manifest
 from tqc.codegen.target import Target
 from tqc.compiler import CompileOptions, compile_model
 from tqc.compiler import schedules as compiler_schedules
+from tqc.compiler.configurations import Configure, by_records
 from tqc.passes.lower_to_schedules import Schedules
 
 ARCH = "sm_80"
@@ -75,8 +76,10 @@ def cuda_kernels_on_the_cpu(monkeypatch):
     needs_nvcc()
     kernels, cpu = Interpreted(), compiler_schedules._cpu
 
-    def backend(target: Target, weights) -> compiler_schedules.Backend:
-        cuda, own = compiler_schedules._cuda(Target("cuda", ARCH), weights), cpu(target, weights)
+    def backend(target: Target, weights, configure: Configure) -> compiler_schedules.Backend:
+        shown = Target("cuda", ARCH)
+        cuda = compiler_schedules._cuda(shown, weights, by_records(shown, ()))
+        own = cpu(target, weights, configure)
         made = cuda.schedules
         return compiler_schedules.Backend(
             Schedules(

@@ -14,6 +14,7 @@ from tqc.codec import scheme
 from tqc.codec.layout import CacheLayout
 from tqc.codegen.cuda_build import cuda_build_environment
 from tqc.codegen.target import Target
+from tqc.compiler.configurations import Configure
 from tqc.compiler.schedules import STORAGE, backend
 from tqc.errors import TqcError
 
@@ -59,9 +60,10 @@ def layout_of(kv: str, geometry: Geometry, target: Target) -> CacheLayout:
     )
 
 
-def generated(layout: CacheLayout, target: Target) -> Kernels:
-    """The kernels as TVM's functions, not compiled. Raises TargetError if the target has none for the layout."""
-    schedules = backend(target, {}).schedules
+def generated(layout: CacheLayout, target: Target, configure: Configure | None = None) -> Kernels:
+    """The kernels as TVM's functions, not compiled, configured as `backend` says. Raises TargetError if the target has
+    none for the layout."""
+    schedules = backend(target, {}, configure).schedules
     on_gpu, turned = target.kind == "cuda", _turned(layout, target)
     dtype = "float16" if on_gpu else "float32"
     decode: dict[str, object] = {"softmax_scale": layout.head_dim**-0.5, "softcap": 0.0, "window": 0}

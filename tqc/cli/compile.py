@@ -12,6 +12,7 @@ from .model_report import print_report
 from .output import print_json, progress, size
 
 if TYPE_CHECKING:
+    from ..artifact import Manifest
     from ..compiler.choose import Chosen
     from ..frontend import Report
 
@@ -43,6 +44,9 @@ def compile(
         bool, typer.Option("--protect/--no-protect", help="Give keys with a large bias 8 bits, whatever --kv says.")
     ] = True,
     fold: Annotated[bool, typer.Option("--fold/--no-fold", help="Fold the value rotation into the weights.")] = True,
+    tune_logs: Annotated[
+        Path | None, typer.Option(help="A folder with logs of tqc tune, beside those that come with the compiler.")
+    ] = None,
     explain: Annotated[
         bool,
         typer.Option("--explain", help="Print what was recognised of each layer, also of a model that is refused."),
@@ -83,6 +87,7 @@ def compile(
                     centre=centre,
                     protect=protect,
                     fold=fold,
+                    tune_logs=tune_logs,
                     dump_dir=dump_dir,
                     force=force,
                     progress=said,
@@ -114,7 +119,14 @@ def compile(
     if json:
         said = {"model": reports[0].as_json()} if reports else {}
         print_json(
-            {"artifact": str(path), "seconds": round(seconds, 3), "libraries": libraries, "totals": sums, **said}
+            {
+                "artifact": str(path),
+                "seconds": round(seconds, 3),
+                "libraries": libraries,
+                "totals": sums,
+                "configured": configured(manifest),
+                **said,
+            }
         )
         return
     what = "attentions without a cache" if manifest.forward else "layers"
@@ -126,3 +138,14 @@ def compile(
     if manifest.forward:
         return
     typer.echo(f"  KV cache: {sums['bytes_per_token']:,} B a coded token, {sums['compression']:.2f}× smaller than fp16")
+    for source, kernels in configured(manifest).items():
+        typer.echo(f"  configured by {source}: {', '.join(kernels)}")
+
+
+def configured(manifest: Manifest) -> dict[str, list[str]]:
+    """Where the configurations of kernels come from, and which kernels have them."""
+    found: dict[str, list[str]] = {}
+    for kernel in manifest.kernels:
+        if "configured" in kernel.config:
+            found.setdefault(str(kernel.config["configured"]), []).append(kernel.name)
+    return found

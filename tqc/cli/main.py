@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import TqcError
-from . import bench, compile, evaluate, export, generate, inspect, plan, report, targets, verify
+from . import bench, compile, evaluate, export, generate, inspect, plan, report, targets, tune, verify
 
 app = typer.Typer(
     name="tqc",
@@ -27,6 +27,7 @@ app.command()(report.report)
 app.add_typer(bench.app, name="bench")
 app.command()(verify.verify)
 app.command()(targets.targets)
+app.command()(tune.tune)
 
 
 def _print_version(wanted: bool) -> None:

@@ -29,7 +29,7 @@ _CUDART = "libcudart.so.13"
 _DRIVER = "libcuda.so.1"
 _NO_DEVICE = 100
 _DRIVER_SYMBOLS = (
-    *("cuDeviceGetName", "cuFuncSetAttribute", "cuGetErrorName", "cuGetErrorString", "cuLaunchKernelEx"),
+    *("cuInit", "cuDeviceGetName", "cuFuncSetAttribute", "cuGetErrorName", "cuGetErrorString", "cuLaunchKernelEx"),
     *("cuModuleGetFunction", "cuModuleLoadData", "cuModuleUnload", "cuTensorMapEncodeTiled"),
 )
 

@@ -11,7 +11,7 @@ from tqc.frontend.from_torch import is_program, load_program
 from .compile import compile_model
 from .options import CompileOptions
 
-_PATHS = ("calibrate", "dump_dir", "tokenizer")
+_PATHS = ("calibrate", "dump_dir", "tokenizer", "tune_logs")
 
 
 def compile(model: str | Path | Any, output: str | Path, **options: Any) -> Path:

@@ -19,6 +19,7 @@ from tqc.passes.bundle_arguments import weight_order
 from tqc.passes.lower_to_schedules import KernelRecord, LowerToSchedules
 from tqc.passes.pipeline import Dump, kernel_passes, lowering_passes, run
 
+from .configurations import Configure
 from .schedules import backend
 
 _COMPILER = "install gcc (g++) or name another compiler in $CXX; a full disk also stops it"
@@ -45,12 +46,19 @@ class Built:
             ) from error
 
 
-def build(mod: tvm.IRModule, target: Target, weights: MutableMapping[str, Any], dump: Dump | None = None) -> Built:
-    """Compiles the functions of `mod` for `target`; `weights` learns the layouts the kernels want.
+def build(
+    mod: tvm.IRModule,
+    target: Target,
+    weights: MutableMapping[str, Any],
+    dump: Dump | None = None,
+    configure: Configure | None = None,
+) -> Built:
+    """Compiles the functions of `mod` for `target`; `weights` learns the layouts the kernels want. `configure`: see
+    `backend`.
 
     Raises PassError if the functions disagree about the weights, TargetError if a toolchain is missing.
     """
-    parts = backend(target, weights)
+    parts = backend(target, weights, configure)
     records: list[KernelRecord] = []
     lower = LowerToSchedules(schedules=parts.schedules, records=records)
     tvm_target = target.tvm_target()

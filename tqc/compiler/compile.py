@@ -18,6 +18,7 @@ from tqc.frontend.weights import ArrayTensor, Weight
 from tqc.passes.bases import basis_arrays
 from tqc.passes.centre_keys import mean_name
 from tqc.passes.pipeline import Dump, cache_passes, run
+from tqc.records.log import records_in, shipped_records
 
 from .basis import bases_of
 from .choose import centred_layers, choose, outputs_of
@@ -91,7 +92,8 @@ def compile_model(options: CompileOptions) -> Path:
         ),
         dump,
     )
-    builts, params = build_targets(shared, targets, weights, dump, progress)
+    records = shipped_records() + (records_in(options.tune_logs) if options.tune_logs else [])
+    builts, params = build_targets(shared, targets, weights, dump, progress, records, max_context)
 
     progress("writing the artifact", 0.85)
     manifest = describe(options, imported, shared["decode"], builts, means, max_context)

@@ -15,15 +15,25 @@ from tqc.errors import ArtifactError
 from tqc.frontend.slabs import slabs
 from tqc.frontend.weights import Weight
 from tqc.passes.pipeline import Dump
+from tqc.records.record import Record
 
 from .build import Built, build
+from .configurations import by_records
 from .options import Progress
 
 
 def build_targets(
-    mod: tvm.IRModule, targets: Sequence[Target], weights: dict[str, Weight], dump: Dump | None, progress: Progress
+    mod: tvm.IRModule,
+    targets: Sequence[Target],
+    weights: dict[str, Weight],
+    dump: Dump | None,
+    progress: Progress,
+    records: Sequence[Record] = (),
+    longest: int | None = None,
 ) -> tuple[list[Built], list[Param]]:
     """The library of each target, and the weights in the layout that they share.
+
+    Kernels are configured by `records` for contexts of up to `longest` tokens, see `by_records`.
 
     Raises ArtifactError if the targets want different layouts, TargetError if a toolchain is missing.
     """
@@ -31,7 +41,7 @@ def build_targets(
     for index, target in enumerate(targets):
         progress(f"building for {target}", 0.4 + 0.4 * index / len(targets))
         laid_out = dict(weights)
-        builts.append((build(mod, target, laid_out, dump), laid_out))
+        builts.append((build(mod, target, laid_out, dump, by_records(target, records, longest)), laid_out))
     first, final = builts[0]
     if any(_wanted(other.params, own) != _wanted(first.params, final) for other, own in builts[1:]):
         raise ArtifactError("The targets want different weight layouts", hint="compile them into separate artifacts")

@@ -220,7 +220,7 @@ def _sha256(array: np.ndarray) -> str:
 
 def _recorded(options: CompileOptions) -> dict[str, object]:
     """The options that the result depends on, as the command line would spell them."""
-    keys = ("target", "arch", "kv", "plan", "budget", "rounds", "sinks", "recent", "page", "max_context")
+    keys = ("target", "arch", "kv", "plan", "budget", "rounds", "sinks", "recent", "page", "max_context", "tune_logs")
     named = {key: getattr(options, key) for key in keys}
     if options.by_layer:
         del named["kv"]

@@ -38,7 +38,8 @@ class CompileOptions:
     means centre the keys, in place of the built-in text; `centre` False centres nothing, and neither is done for exact
     keys. `fold` False leaves the value rotation to run time. `dump_dir` receives the IR after every pass. `explain` is
     told what was recognised of the model, before anything is built or when it is refused. `tokenizer` is the folder of
-    the tokenizer and settings of a model that has no file of its own, beside which they would lie.
+    the tokenizer and settings of a model that has no file of its own, beside which they would lie. `tune_logs` is a
+    folder with logs of `tqc tune` that count beside those which come with the compiler.
 
     Raises CodecError for an unknown scheme, PassError for numbers out of range and for options that would not be used.
     """
@@ -65,6 +66,7 @@ class CompileOptions:
     rounds: int = 1
     protect: bool = True
     chosen: Callable[[Chosen], None] | None = None
+    tune_logs: Path | None = None
 
     def __post_init__(self) -> None:
         scheme.parse(self.kv)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import tvm
@@ -16,6 +16,9 @@ from tqc.passes.attach_cache import Storage
 from tqc.passes.fuse_rotations import FuseRotations
 from tqc.passes.lower_to_schedules import Schedules
 from tqc.passes.pipeline import Pass
+from tqc.records.log import shipped_records
+
+from .configurations import Configure, by_records
 
 
 @dataclass(frozen=True)
@@ -33,20 +36,20 @@ STORAGE = {"cpu": Storage(), "cuda": Storage("fragments", "float16", ("float32",
 """How the kernels of a kind of target hold a cache."""
 
 
-def backend(target: Target, weights: MutableMapping[str, Any]) -> Backend:
-    """The backend of `target`; its passes update `weights`."""
-    makers: dict[str, Callable[[Target, MutableMapping[str, Any]], Backend]] = {"cpu": _cpu, "cuda": _cuda}
-    return makers[target.kind](target, weights)
+def backend(target: Target, weights: MutableMapping[str, Any], configure: Configure | None = None) -> Backend:
+    """The backend of `target`; its passes update `weights`. `configure`: what kernels are built with, by default what
+    the records that come with the compiler speak for."""
+    makers: dict[str, Callable[[Target, MutableMapping[str, Any], Configure], Backend]] = {"cpu": _cpu, "cuda": _cuda}
+    return makers[target.kind](target, weights, configure or by_records(target, shipped_records()))
 
 
-def _cpu(target: Target, weights: MutableMapping[str, Any]) -> Backend:
+def _cpu(target: Target, weights: MutableMapping[str, Any], configure: Configure) -> Backend:
     from tqc.passes.layout_nbits import LayoutNbits
     from tqc.passes.layout_weights import LayoutWeights
     from tqc.passes.schedule_cpu import ScheduleCpu
     from tqc.passes.share_tied_weights import ShareTiedWeights
     from tqc.schedules.cpu_append import make_append
     from tqc.schedules.cpu_basis import make_basis
-    from tqc.schedules.cpu_config import cpu_config
     from tqc.schedules.cpu_decode import make_decode
     from tqc.schedules.cpu_matmul import MatmulConfig
     from tqc.schedules.cpu_nbits import nbits_config
@@ -54,7 +57,6 @@ def _cpu(target: Target, weights: MutableMapping[str, Any]) -> Backend:
     from tqc.schedules.cpu_prefill import make_prefill
     from tqc.schedules.cpu_rope import make_rope
 
-    config = cpu_config(target.isa)
     products = MatmulConfig.for_target(target.tvm_target())
 
     def change_basis(call: relax.Call) -> tvm.tirx.PrimFunc:
@@ -79,11 +81,15 @@ def _cpu(target: Target, weights: MutableMapping[str, Any]) -> Backend:
 
     return Backend(
         Schedules(
-            append=lambda layout: make_append(layout, config=config),
-            decode=lambda layout, **options: make_decode(layout, config=config, **options),
-            prefill=lambda layout, **options: make_prefill(layout, config=config, **options),
+            append=lambda layout: make_append(layout, config=configure("append", layout).config),
+            decode=lambda layout, **options: make_decode(layout, config=configure("decode", layout).config, **options),
+            prefill=lambda layout, **options: make_prefill(
+                layout, config=configure("prefill", layout).config, **options
+            ),
             others={"change_basis": change_basis, "rms_norm": rms_norm, "rope": rope},
-            decisions=lambda _schedule, _layout: asdict(config),
+            decisions=lambda schedule, layout: (
+                configure(schedule, layout).decisions() if layout else {"isa": target.isa}
+            ),
         ),
         layout_weights=[
             LayoutNbits(nbits_config(target.tvm_target()), weights),
@@ -94,21 +100,18 @@ def _cpu(target: Target, weights: MutableMapping[str, Any]) -> Backend:
     )
 
 
-def _cuda(target: Target, weights: MutableMapping[str, Any]) -> Backend:
+def _cuda(target: Target, weights: MutableMapping[str, Any], configure: Configure) -> Backend:
     from tvm.s_tir import dlight
 
     from tqc.schedules.cuda_append import make_append
     from tqc.schedules.cuda_append_token import make_append_token
-    from tqc.schedules.cuda_config import default_config
     from tqc.schedules.cuda_decode import make_decode
     from tqc.schedules.cuda_prefill import make_prefill
     from tqc.schedules.cuda_queries import can_turn
     from tqc.schedules.cuda_rotate import Turn, can_rotate, make_rotate
 
-    arch = target.arch
-
     def common(schedule: str, layout: CacheLayout) -> dict[str, Any]:
-        return {"config": default_config(schedule, layout, arch), "arch": arch}
+        return {"config": configure(schedule, layout).config, "arch": target.arch}
 
     def append(layout: CacheLayout, *, dtype: str, turns: tuple = (), tokens: int = 0) -> tvm.tirx.PrimFunc:
         options = common("append", layout) | {"dtype": dtype}
@@ -139,7 +142,7 @@ def _cuda(target: Target, weights: MutableMapping[str, Any]) -> Backend:
             decode=decode,
             prefill=prefill,
             others={"rotate": rotate},
-            decisions=lambda schedule, layout: asdict(default_config(schedule, layout, arch)) if layout else {},
+            decisions=lambda schedule, layout: configure(schedule, layout).decisions() if layout else {},
             dtypes=STORAGE["cuda"].activations,
             fresh="float16",
             single=True,
