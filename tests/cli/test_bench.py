@@ -31,6 +31,10 @@ def test_attention_writes_a_folder_and_goes_on(tqc, tmp_path, monkeypatch):
     monkeypatch.setattr("tqc.bench.attention.run_checked", lambda *_: pytest.fail("measured again"))
     again = tqc(*ATTENTION, "--kv", "tq4", "-o", folder, "--json")
     assert again.json["cells"] == results.model_dump(mode="json")["cells"]
+    for name in ("index.html", "results.csv"):
+        (folder / name).unlink()
+    assert tqc("bench", "page", folder).status == 0
+    assert len(list(folder.iterdir())) == 3
 
 
 def test_without_a_gpu_there_is_an_error_and_no_folder(tqc, tmp_path, monkeypatch):

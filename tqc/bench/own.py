@@ -33,8 +33,8 @@ def own_makers(
 ) -> Iterator[Maker]:
     """Decode, and the append of one token, on caches that both use; `copies(bytes)`: how many of them.
 
-    Append writes the last token again; where its kernel rotates, the token is another one afterwards. Decode was checked
-    before that, and reads as many bytes as before.
+    Append writes the last token again; where its kernel rotates, the token is another one afterwards. Decode was
+    checked before that, and reads as many bytes as before.
     """
     cache = FilledCache(problem, kernels.layout, kernels.turns)
     count = copies(cache.bytes_read)

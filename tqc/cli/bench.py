@@ -133,6 +133,21 @@ def model(
     _print(document, json)
 
 
+@app.command()
+def page(folder: Annotated[Path, typer.Argument(help="A folder that tqc bench -o wrote.")]) -> None:
+    """Write the page and the CSV of a folder anew, from its results.json."""
+    from ..bench.document import RESULTS
+    from ..bench.page import render
+    from ..bench.results import read_results
+    from ..bench.sheet import csv_text
+    from ..files import replace_file
+
+    results = read_results(folder / RESULTS)
+    replace_file(folder / "results.csv", csv_text(results).encode())
+    replace_file(folder / "index.html", render(results).encode())
+    typer.echo(f"{folder / 'index.html'}")
+
+
 def _finish(document: Document, said) -> None:
     """Writes what is made of all cells, if there is a folder for it."""
     said("writing", 1.0)
