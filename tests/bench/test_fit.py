@@ -18,12 +18,12 @@ def test_points_on_a_line_give_it_back():
     assert found.at(1000) == pytest.approx(2.003e-3)
 
 
-def test_the_fit_and_its_error_are_numpys():
+def test_the_fit_and_its_error_are_numpys_with_relative_weights():
     rng = np.random.default_rng(0)
     x = np.array([1.0, 2, 5, 9, 14])
     y = 2 * x + 1 + rng.standard_normal(5)
     found = fit(list(zip(x.tolist(), y.tolist(), strict=True)))
-    (slope, intercept), covariance = np.polyfit(x, y, 1, cov=True)
+    (slope, intercept), covariance = np.polyfit(x, y, 1, w=1 / y, cov=True)
     assert (found.slope, found.intercept) == pytest.approx((slope, intercept))
     assert found.error == pytest.approx(covariance[0, 0] ** 0.5)
 
@@ -33,6 +33,12 @@ def test_two_points_have_no_error_and_one_has_no_line():
     assert fit([(1, 1.0)]) is None
     assert fit([(1, 1.0), (1, 2.0)]) is None
     assert fit([]) is None
+    assert fit([(1, 0.0), (2, 1.0)]) is None
+
+
+def test_a_long_context_that_is_off_leaves_the_constant_alone():
+    found = fit([(1000, 2e-3), (2000, 3e-3), (100_000, 1.3 * 0.101)])
+    assert found.intercept == pytest.approx(1e-3, rel=0.4)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from bench_data import attention, attention_cell, decode_cell, model
 
-from tqc.bench.summary import engine_lines, summarised
+from tqc.bench.summary import engine_lines, quicker_from, summarised
 
 
 def test_slopes_of_kernels_and_where_they_cross():
@@ -37,3 +37,12 @@ def test_one_context_has_no_line():
     assert engine_lines([decode_cell(64)]) == []
     assert summarised(model(64)).crossings == ()
     assert summarised(model()).lines == ()
+
+
+def test_what_was_measured_says_from_where_on_it_is_quicker():
+    cells = [attention_cell(n) for n in (4096, 16, 64)]  # tq4 is slower at 16
+    assert quicker_from(cells, "tq4", "torch") == 64
+    assert quicker_from(cells, "torch", "tq4") is None
+    assert quicker_from(cells, "tq4", "flashinfer") is None
+    found = summarised(attention().model_copy(update={"cells": tuple(cells)}))
+    assert found.crossings[0].measured == 64

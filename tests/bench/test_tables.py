@@ -32,7 +32,7 @@ def test_a_model():
     slopes = next(table for title, table in found.items() if title.startswith("Time of a step"))
     assert slopes.header == ["engine", "batch", "ns a token", "(minima)", "µs at context 0"]
     assert slopes.rows[0] == ["m-tq4", "1", "1,000.0", "500.0", "1,000.0"]
-    assert found["Context at which it breaks even"].rows == [["m-tq4", "1", "m-fp16", "always", "always"]]
+    assert found["Quicker than a peer, batch 1"].rows == [["m-tq4", "m-fp16", "from 1,000", "always", "always"]]
 
 
 def test_nothing_is_no_table():
@@ -57,5 +57,5 @@ def test_words_of_slopes_and_crossings():
     assert slope_text(Line(slope=2e-6, intercept=0, points=2)) == "2,000.0"
     assert slope_text(Line(slope=2e-6, intercept=0, error=1e-7, points=3)) == "2,000.0 ± 100.0"
     assert crossing_text(BreakEven(where="never")) == "never"
-    assert crossing_text(BreakEven(where="from", context=1234.4)) == "from 1,234 tokens"
-    assert crossing_text(BreakEven(where="until", context=9, beyond=True)) == "until 9 tokens (beyond)"
+    assert crossing_text(BreakEven(where="from", context=1234.4)) == "from 1,234"
+    assert crossing_text(BreakEven(where="until", context=9, beyond=True)) == "until 9 (beyond)"

@@ -22,7 +22,7 @@ def test_attention_writes_a_folder_and_goes_on(tqc, tmp_path, monkeypatch):
     folder = tmp_path / "out"
     done = tqc(*ATTENTION, "--kv", "tq4", "-o", folder)
     assert done.status == 0, done.err
-    for words in ("Decode attention, 2x1x64, batch 1", "onnxruntime", "tq4", "Context at which it breaks even"):
+    for words in ("Decode attention, 2x1x64, batch 1", "onnxruntime", "tq4", "Quicker than a peer, 2x1x64, batch 1"):
         assert words in done.out
     assert sorted(path.name for path in folder.iterdir()) == ["index.html", "results.csv", "results.json"]
     results = read_results(folder / "results.json")

@@ -36,17 +36,27 @@ class BreakEven(Part):
 
 
 def fit(points: Sequence[tuple[float, float]]) -> Line | None:
-    """The least-squares line through (tokens, seconds); None unless there are two different numbers of tokens."""
+    """The line through (tokens, seconds) with the least sum of squared relative errors; None unless there are two
+    different numbers of tokens and all times are above 0.
+
+    Times scatter in proportion to their length. Were all deviations counted in seconds, those of the longest context
+    would decide the constant, and with it where lines cross.
+    """
     count = len(points)
-    if len({x for x, _ in points}) < 2:
+    if len({x for x, _ in points}) < 2 or min(y for _, y in points) <= 0:
         return None
-    mean_x, mean_y = (math.fsum(values) / count for values in zip(*points, strict=True))
-    spread = math.fsum((x - mean_x) ** 2 for x, _ in points)
-    slope = math.fsum((x - mean_x) * (y - mean_y) for x, y in points) / spread
-    intercept = mean_y - slope * mean_x
-    rest = math.fsum((y - slope * x - intercept) ** 2 for x, y in points)
+    weights = [y**-2 for _, y in points]
+    whole = math.fsum(weights)
+    mean_x, mean_y = (
+        math.fsum(w * value for w, value in zip(weights, values, strict=True)) / whole
+        for values in zip(*points, strict=True)
+    )
+    weighted = [(w, x - mean_x, y - mean_y) for w, (x, y) in zip(weights, points, strict=True)]
+    spread = math.fsum(w * x * x for w, x, _ in weighted)
+    slope = math.fsum(w * x * y for w, x, y in weighted) / spread
+    rest = math.fsum(w * (y - slope * x) ** 2 for w, x, y in weighted)
     error = math.sqrt(rest / (count - 2) / spread) if count > 2 else None
-    return Line(slope=slope, intercept=intercept, error=error, points=count)
+    return Line(slope=slope, intercept=mean_y - slope * mean_x, error=error, points=count)
 
 
 def break_even(ours: Line, peer: Line, measured: tuple[float, float] | None = None) -> BreakEven:

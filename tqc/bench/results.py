@@ -122,12 +122,17 @@ class EngineLine(Part):
 
 
 class Crossing(Part):
-    """Where an engine of ours is quicker than a peer, by the lines through their medians and through their minima."""
+    """Where an engine of ours is quicker than a peer, by the lines through their medians and through their minima.
+
+    `measured`: the shortest context that was measured from which on it was quicker at all of them, by medians; None if
+    it was not at the longest.
+    """
 
     heads: str = ""
     batch: Count
     engine: str
     peer: str
+    measured: Count | None
     median: BreakEven
     minimum: BreakEven
 

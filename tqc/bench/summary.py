@@ -17,9 +17,8 @@ def summarised(results: T) -> T:
     lines, crossings = [], []
     for cells in _groups(results.steps):
         own = engine_lines(cells)
-        tokens = [timing.tokens or cell.context for cell in cells for timing in cell.timings if timing.rounds]
         lines += own
-        crossings += _crossings(own, (min(tokens, default=0), max(tokens, default=0)))
+        crossings += _crossings(own, cells)
     return results.model_copy(update={"lines": tuple(lines), "crossings": tuple(crossings)})
 
 
@@ -46,8 +45,10 @@ def _groups(cells: Iterable[Cell]) -> list[list[Cell]]:
     return list(groups.values())
 
 
-def _crossings(lines: Iterable[EngineLine], measured: tuple[float, float]) -> list[Crossing]:
+def _crossings(lines: Iterable[EngineLine], cells: Sequence[Cell]) -> list[Crossing]:
     """Each line of ours against that of each peer."""
+    tokens = [timing.tokens or cell.context for cell in cells for timing in cell.timings if timing.rounds]
+    span = (min(tokens, default=0), max(tokens, default=0))
     ours, peers = ([line for line in lines if line.kind == kind] for kind in ("ours", "peer"))
     return [
         Crossing(
@@ -55,8 +56,21 @@ def _crossings(lines: Iterable[EngineLine], measured: tuple[float, float]) -> li
             batch=own.batch,
             engine=own.engine,
             peer=peer.engine,
-            **{what: break_even(getattr(own, what), getattr(peer, what), measured) for what in STATISTICS},
+            measured=quicker_from(cells, own.engine, peer.engine),
+            **{what: break_even(getattr(own, what), getattr(peer, what), span) for what in STATISTICS},
         )
         for own in ours
         for peer in peers
     ]
+
+
+def quicker_from(cells: Sequence[Cell], engine: str, peer: str) -> int | None:
+    """The shortest context from which on `engine` has the smaller median in every cell where both have times."""
+    found = None
+    for cell in sorted(cells, key=lambda cell: cell.context, reverse=True):
+        ours, theirs = cell.of(engine), cell.of(peer)
+        if ours and theirs:
+            if ours.median >= theirs.median:
+                break
+            found = cell.context
+    return found

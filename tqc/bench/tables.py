@@ -144,17 +144,28 @@ def _lines(results: Results) -> list[Table]:
         ]
         for line in results.lines
     ]
-    crossings = [
-        [
-            *(found.engine, found.heads, str(found.batch), found.peer),
-            *(crossing_text(found.median), crossing_text(found.minimum)),
-        ]
-        for found in results.crossings
-    ]
     columns = [*place, "ns a token", "(minima)", "µs at context 0"]
     return [
-        Table("Time of a step over the context: slope (± standard error) and constant", columns, slopes, words=2),
-        Table("Context at which it breaks even", [*place, "peer", "quicker", "(minima)"], crossings, words=6),
+        Table("Time of a step over the context: slope (± standard error), constant", columns, slopes, words=2),
+        *_crossings(results),
+    ]
+
+
+def _crossings(results: Results) -> list[Table]:
+    """One table for each layer and batch."""
+    rows: dict[tuple[str, int], list[list[str]]] = {}
+    for found in results.crossings:
+        row = [found.engine, found.peer, f"from {found.measured:,}" if found.measured else "not at the longest"]
+        row += [crossing_text(found.median), crossing_text(found.minimum)]
+        rows.setdefault((found.heads, found.batch), []).append(row)
+    return [
+        Table(
+            f"Quicker than a peer, {heads + ', ' if heads else ''}batch {batch}",
+            ["engine", "peer", "measured", "by the lines", "by those of minima"],
+            part,
+            words=5,
+        )
+        for (heads, batch), part in rows.items()
     ]
 
 
@@ -165,7 +176,7 @@ def slope_text(line: Line) -> str:
 
 
 def crossing_text(found: BreakEven) -> str:
-    """`from 1,234 tokens`, `always`."""
+    """`from 1,234` tokens, `always`."""
     if found.context is None:
         return found.where
-    return f"{found.where} {found.context:,.0f} tokens" + " (beyond)" * found.beyond
+    return f"{found.where} {found.context:,.0f}" + " (beyond)" * found.beyond

@@ -169,8 +169,7 @@ def _print(document: Document, json: bool) -> None:
         for found in tables(document.results):
             table = Table(title=found.title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
             for number, name in enumerate(found.header):
-                words = number < found.words
-                table.add_column(name, justify="left" if words else "right", no_wrap=words, overflow="fold")
+                table.add_column(name, justify="left" if number < found.words else "right", no_wrap=number == 0)
             for row in found.rows:
                 table.add_row(*plain(*row))
             out.print(table)
