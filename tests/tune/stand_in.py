@@ -29,6 +29,7 @@ class StandIn:
     wrong: Callable[[Any], str] = lambda config: ""
     device: str = "stand-in"
     target: Target = TARGET
+    processes: int = 1
     versions: dict[str, str] = field(default_factory=lambda: {"tqc": "0"})
     built: list[Any] = field(default_factory=list)
 

@@ -78,6 +78,12 @@ def test_without_the_default_nothing_is_recorded(log):
 
 def test_limits(log):
     assert tune(SUBJECT, CELLS, StandIn(), log, Limits(minutes=1, start=time.monotonic() - 61)) == 0
+    shared = Limits(trials=3, minutes=10, start=time.monotonic() - 60).share(3)
+    assert shared.trials == 3
+    assert shared.minutes == pytest.approx(3, rel=1e-3)
+    assert not shared.over
+    assert Limits(minutes=1, start=time.monotonic() - 61).share(2).over
+    assert Limits(trials=3).share(2) == Limits(trials=3)
     for wrong in ({"trials": 0}, {"minutes": -1.0}):
         with pytest.raises(TqcError, match="out of range"):
             Limits(**wrong)

@@ -30,13 +30,16 @@ def tune(
     batch: Annotated[int, typer.Option(help="Sequences.")] = 1,
     chunk: Annotated[int, typer.Option(help="New tokens of prefill.")] = 512,
     trials: Annotated[int | None, typer.Option(help="Configurations of a kernel to try; by default all.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Begin no further configurations after that.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="For all kernels together: begin no further configurations after that.")
+    ] = None,
     logs: Annotated[Path, typer.Option(help="The folder with a log for each device.")] = Path("tune_logs"),
     jobs: Annotated[int | None, typer.Option(help="Processes that compile; by default one a core.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Build, check and time the configurations of kernels; what is in the log already is not measured again."""
     with status("loading the compiler"):
+        from ..bench.kernels import scheme_list
         from ..bench.problem import Geometry
         from ..records.log import TuneLog, log_path
         from ..records.record import Cell
@@ -46,7 +49,7 @@ def tune(
     limits = Limits(trials, minutes)
     measurer = machines.machine_for(target, arch, jobs)
     lengths = _numbers("--contexts", contexts or CONTEXTS[measurer.target.kind])
-    schemes = kv.split(",")
+    schemes = scheme_list(kv)
     if what.endswith(".onnx"):
         with status(f"reading {Path(what).name}"):
             asked = subjects.of_model(Path(what), schemes, measurer.target)
@@ -63,7 +66,7 @@ def tune(
                 for n in lengths
             ]
             part = lambda text, share, n=number: said(text, (n + share) / len(asked))  # noqa: E731
-            run(subject, cells, measurer, log, limits, part)
+            run(subject, cells, measurer, log, limits.share(len(asked) - number), part)
         said("done", 1.0)
     if cut:
         typer.echo(f"{log.path.name}: the last line was cut off, and does not count.", err=True)

@@ -40,11 +40,13 @@ class Measured:
 
 
 class Measurer(Protocol):
-    """A machine: `tqc.tune.machines`, or a test's own. `device`: its name; `versions`: of what decides its times."""
+    """A machine: `tqc.tune.machines`, or a test's own. `device`: its name; `versions`: of what decides its times.
+    `processes`: that build side by side."""
 
     device: str
     target: Target
     versions: dict[str, str]
+    processes: int
 
     def build(self, jobs: Sequence[Job]) -> list[Built]:
         """All jobs, in order; what cannot be built has a fault."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,10 @@ from .measurer import Measured, Measurer, Subject
 from .space import nearest_first
 
 HEAT = 8
-"""Configurations, the default aside, that are built side by side and take turns."""
+"""Configurations, the default aside, that are built side by side and take turns; more where more processes build."""
+
+_LEAST = 1e-9
+"""Minutes: no time, in a limit that has to be more than 0."""
 
 Progress = Callable[[str, float], None]
 Candidate = tuple[Any, Built, Measured]
@@ -33,7 +36,7 @@ class Limits:
 
     trials: int | None = None
     minutes: float | None = None
-    start: float = field(default_factory=time.monotonic)
+    start: float = field(default_factory=time.monotonic, compare=False)
 
     def __post_init__(self) -> None:
         """Raises TqcError for limits that allow nothing."""
@@ -44,6 +47,13 @@ class Limits:
     @property
     def over(self) -> bool:
         return self.minutes is not None and time.monotonic() - self.start > 60 * self.minutes
+
+    def share(self, kernels: int) -> Limits:
+        """Those of one kernel where so many are left: an equal part of the time that is left."""
+        if self.minutes is None:
+            return self
+        left = self.minutes - (time.monotonic() - self.start) / 60
+        return replace(self, minutes=max(left, _LEAST) / kernels, start=time.monotonic())
 
 
 def tune(
@@ -64,11 +74,11 @@ def tune(
     default, *others = nearest_first(space_of(subject.target, subject.schedule, subject.layout))
     wanted = [config for config in (default, *others) if _missing(subject, cells, measurer, log, config)]
     wanted = wanted[: limits.trials]
-    added = 0
-    for number, group in enumerate(groups := list(_groups(wanted, default))):
+    size, added = max(HEAT, measurer.processes - 1), 0
+    for number, group in enumerate(groups := list(_groups(wanted, default, size))):
         if limits.over:
             break
-        progress(f"{subject.schedule}: {HEAT * number} of {len(wanted)}", number / len(groups))
+        progress(f"{subject.schedule}: {size * number} of {len(wanted)}", number / len(groups))
         added += _heat(subject, cells, measurer, log, (default, *group))
     return added
 
@@ -78,12 +88,12 @@ def _missing(subject: Subject, cells: Sequence[Cell], measurer: Measurer, log: T
     return any(key(subject.kernel, cell, asdict(config), measurer.versions) not in log for cell in cells)
 
 
-def _groups(wanted: Sequence[Any], default: Any) -> Iterator[Sequence[Any]]:
+def _groups(wanted: Sequence[Any], default: Any, size: int) -> Iterator[Sequence[Any]]:
     others = [config for config in wanted if config != default]
     if wanted and not others:
         yield ()  # only the default is missing
-    for first in range(0, len(others), HEAT):
-        yield others[first : first + HEAT]
+    for first in range(0, len(others), size):
+        yield others[first : first + size]
 
 
 def _heat(subject: Subject, cells: Sequence[Cell], measurer: Measurer, log: TuneLog, configs: Sequence[Any]) -> int:
