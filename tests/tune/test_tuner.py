@@ -12,6 +12,7 @@ from tqc.errors import TqcError
 from tqc.records.choose import best
 from tqc.records.log import TuneLog
 from tqc.records.record import Cell
+from tqc.tune.measurer import Measured
 from tqc.tune.tuner import HEAT, Limits, tune
 
 CELLS = [Cell(device="stand-in", batch=1, context=context) for context in (1024, 4096)]
@@ -74,6 +75,27 @@ def test_without_the_default_nothing_is_recorded(log):
         with pytest.raises(TqcError, match="default configuration"):
             tune(SUBJECT, CELLS, broken, log)
     assert not log.path.exists()
+
+
+def test_a_candidate_that_takes_the_device_with_it_is_recorded_and_left_out(log):
+    class Fragile(StandIn):
+        """A kernel of 8 warps fails, and everything after it."""
+
+        def measure(self, subject, cell, built):
+            found = super().measure(subject, cell, built)
+            bad = next((n for n, each in enumerate(built) if each.job.config.warps == 8), None)
+            if bad is None:
+                return found
+            failed = Measured(fault="CUDA failed")
+            return [failed if n in (0, *range(bad, len(found))) else each for n, each in enumerate(found)]
+
+    count = sum(config.warps == 8 for config in space_of(TARGET, "decode", LAYOUT))
+    for _ in range(count):
+        with pytest.raises(TqcError, match="CUDA failed"):
+            tune(SUBJECT, CELLS, Fragile(), log)
+    tune(SUBJECT, CELLS, Fragile(), log)
+    assert {record.config["warps"] for record in log.records if record.fault} == {8}
+    assert len(log.records) == len(space_of(TARGET, "decode", LAYOUT)) * len(CELLS)
 
 
 def test_limits(log):

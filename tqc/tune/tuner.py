@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +21,9 @@ from .space import nearest_first
 
 HEAT = 8
 """Configurations, the default aside, that are built side by side and take turns; more where more processes build."""
+
+WRONG = "wrong result"
+"""How the fault of a candidate begins that ran, see `tqc.bench.timing`."""
 
 _LEAST = 1e-9
 """Minutes: no time, in a limit that has to be more than 0."""
@@ -109,12 +112,32 @@ def _heat(subject: Subject, cells: Sequence[Cell], measurer: Measurer, log: Tune
         ready = [each for each in built if not each.fault]
         for cell in cells:
             found = dict(zip((each.job.path for each in ready), measurer.measure(subject, cell, ready), strict=True))
-            _check_default(subject, found[jobs[0].path].fault)
+            if fault := found[jobs[0].path].fault:
+                _blame(subject, cells, measurer, log, ready[1:], found)
+                _check_default(subject, fault)
             base = found[jobs[0].path].rounds
             for each in built:
                 measured = found.get(each.job.path, Measured(fault=each.fault))
                 log.append(_record(subject, cell, measurer, each, measured, base))
     return len(log.records) - before
+
+
+def _blame(
+    subject: Subject,
+    cells: Sequence[Cell],
+    measurer: Measurer,
+    log: TuneLog,
+    others: Sequence[Built],
+    found: Mapping[Path, Measured],
+) -> None:
+    """Records the first candidate that failed to run, after which a GPU serves nobody in this process: it is not tried
+    again, so that the next run gets past it."""
+    for built in others:
+        fault = found[built.job.path].fault
+        if fault and not fault.startswith(WRONG):
+            for cell in cells:
+                log.append(_record(subject, cell, measurer, built, Measured(fault=fault), ()))
+            return
 
 
 def _record(subject: Subject, cell: Cell, measurer: Measurer, built: Built, measured: Measured, base: Rounds) -> Record:
@@ -139,4 +162,5 @@ def _check_default(subject: Subject, fault: str) -> None:
             "The default configuration cannot be measured, so nothing can be compared with it",
             where=str(subject),
             found=fault,
+            hint="a candidate that could not run is recorded, and left out when the command is repeated",
         )
