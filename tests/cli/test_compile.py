@@ -30,9 +30,8 @@ def compiler(monkeypatch, artifact, tmp_path):
 
 def test_options_reach_the_compiler(tqc, compiler, tmp_path):
     words = "--target cuda --arch sm_80,sm_90 --kv k4v3 --sinks 0 --recent 0 --page 32 --max-context 100 --no-centre"
-    done = tqc(
-        "compile", "model.onnx", "-o", tmp_path / "m.tqc", *words.split(), "--no-fold", "--force", "--no-protect"
-    )
+    words += " --no-fold --force --no-protect --tune-logs logs"
+    done = tqc("compile", "model.onnx", "-o", tmp_path / "m.tqc", *words.split())
     assert done.status == 0, done.err
     seen = {field.name: getattr(compiler.options, field.name) for field in fields(compiler.options)}
     del seen["progress"], seen["explain"], seen["tokenizer"], seen["chosen"]
@@ -42,6 +41,7 @@ def test_options_reach_the_compiler(tqc, compiler, tmp_path):
         **{"target": "cuda", "arch": "sm_80,sm_90", "kv": "k4v3", "sinks": "0", "recent": "0", "page": "32"},
         **{"max_context": "100", "calibrate": "None", "centre": "False", "fold": "False", "dump_dir": "None"},
         **{"force": "True", "plan": "None", "budget": "None", "rounds": "1", "protect": "False"},
+        "tune_logs": "logs",
     }
 
 
