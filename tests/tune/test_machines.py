@@ -8,8 +8,11 @@ import pytest
 from ptx_compile import needs_nvcc
 
 from tqc.bench.gpu import Gpu
+from tqc.bench.kernels import layout_of
+from tqc.bench.problem import Geometry
 from tqc.codec.layout import CacheLayout
 from tqc.codegen.target import Target, native_level
+from tqc.compiler.configurations import space_of
 from tqc.errors import TargetError
 from tqc.records.record import Cell
 from tqc.schedules.cpu_config import cpu_config
@@ -48,13 +51,32 @@ def test_a_kernel_that_is_wrong_or_lost_has_no_times(tmp_path):
     assert all(each.fault and not each.rounds for each in found)
 
 
-def test_a_gpu_is_asked_for_before_anything_else():
-    with pytest.raises(TargetError, match="GPU"):
-        machine_for("cuda", "sm_90")
+def test_what_a_machine_cannot_run_is_refused():
     with pytest.raises(TargetError, match="cannot run cuda:sm_80"):
         cuda_machine(Target("cuda", "sm_80"), 1, GPU)
     with pytest.raises(TargetError, match="One architecture"):
         machine_for("cpu", "x86-64-v2,x86-64-v3")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("schedule", ["decode", "prefill"])
+def test_kernels_of_a_gpu_are_checked_and_timed(schedule, tmp_path):
+    try:
+        machine = machine_for("cuda", processes=2)
+    except TargetError as error:
+        pytest.skip(str(error))
+    layout = layout_of("k4v3", Geometry(8, 2, 64), machine.target)
+    configs = space_of(machine.target, schedule, layout)
+    jobs = [
+        Job(machine.target, schedule, layout, config, tmp_path / f"{number}.so")
+        for number, config in enumerate((configs[0], configs[-1]))
+    ]
+    built = machine.build(jobs)
+    assert [each.fault for each in built] == ["", ""]
+    cell = Cell(device=machine.device, batch=2, context=3000, tokens=100 if schedule == "prefill" else 1)
+    found = machine.measure(Subject(schedule, layout, machine.target), cell, built)
+    assert [each.fault for each in found] == ["", ""]
+    assert all(0 < seconds < 1 for each in found for turn in each.rounds for seconds in turn)
 
 
 def test_the_machine_of_a_gpu_names_what_its_times_depend_on():
