@@ -22,6 +22,8 @@ def test_a_second_run_goes_on(tmp_path):
     document = Document(tmp_path, attention(commands=("two",)))
     assert document.done(attention_cell(64).key)
     assert not document.done(attention_cell(128).key)
+    assert document.results.commands == ("one",)  # the second added nothing yet
+    document.keep("cells", attention_cell(128))
     assert document.results.commands == ("one", "two")
     assert not Document(tmp_path, attention(), force=True).done(attention_cell(64).key)
 
@@ -41,6 +43,7 @@ def test_a_cell_that_failed_is_measured_again_in_its_place(tmp_path):
         model(),
         attention().model_copy(update={"settings": {"target": "cuda", "kv": ["tq4"]}}),
         attention().model_copy(update={"machine": {"processor": "other"}}),
+        attention().model_copy(update={"versions": {"numpy": "3"}}),
     ],
 )
 def test_results_of_something_else_are_refused(other, tmp_path):

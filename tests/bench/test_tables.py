@@ -5,7 +5,7 @@ from bench_data import attention, model
 from tqc.bench.fit import BreakEven, Line
 from tqc.bench.results import AttentionCell, Timing
 from tqc.bench.summary import summarised
-from tqc.bench.tables import crossing_text, faults, slope_text, tables
+from tqc.bench.tables import crossing_text, faults, number, slope_text, tables
 
 
 def by_title(results):
@@ -17,7 +17,7 @@ def test_attention():
     steps = found["Decode attention, 4x2x64, batch 1"]
     assert steps.header[:3] == ["engine", "context", "µs"]
     assert steps.rows[0] == ["torch", "1,000", "41.0", "20.5", "9.8", "98 %", "1.00", "1.00", "1.0e-07"]
-    assert steps.rows[1] == ["tq4", "1,000", "12.0", "6.0", "8.3", "83 %", "3.42", "3.42", "2.0e-07"]
+    assert steps.rows[1] == ["tq4", "1,000", "12.0", "6.00", "8.3", "83 %", "3.42", "3.42", "2.0e-07"]
     others = found["Appending a token, copying memory"]
     assert [row[0] for row in others.rows] == ["tq4 append", "copy"] * 2
     assert next(row for row in others.rows if row[0] == "copy")[-1] == "10.0"
@@ -26,12 +26,12 @@ def test_attention():
 def test_a_model():
     found = by_title(model(1000, 2000))
     rows = found["Decode, inter-token latency"].rows
-    assert rows[0] == ["m-tq4", "1", "1,000", "2.000", "1.000", "500.0", "", "0.0"]
+    assert rows[0] == ["m-tq4", "1", "1,000", "2.00", "1.00", "500.0", "", "0.0"]
     assert rows[1][-2:] == ["2.50", "0.0"]
     assert found["Prefill"].rows == [["m-tq4", "1", "512", "512", ""], ["m-fp16", "1", "512", "256", "2.00"]]
     slopes = next(table for title, table in found.items() if title.startswith("Time of a step"))
-    assert slopes.header == ["engine", "batch", "ns a token", "(minima)", "µs at context 0"]
-    assert slopes.rows[0] == ["m-tq4", "1", "1,000.0", "500.0", "1,000.0"]
+    assert slopes.header == ["engine", "batch", "ns a token", "(minima)", "µs at 0"]
+    assert slopes.rows[0] == ["m-tq4", "1", "1,000", "500", "1,000"]
     assert found["Quicker than a peer, batch 1"].rows == [["m-tq4", "m-fp16", "from 1,000", "always", "always"]]
 
 
@@ -54,8 +54,10 @@ def test_faults_are_named_ours_first():
 
 
 def test_words_of_slopes_and_crossings():
-    assert slope_text(Line(slope=2e-6, intercept=0, points=2)) == "2,000.0"
-    assert slope_text(Line(slope=2e-6, intercept=0, error=1e-7, points=3)) == "2,000.0 ± 100.0"
+    assert slope_text(Line(slope=2e-6, intercept=0, points=2)) == "2,000"
+    assert slope_text(Line(slope=-2e-6, intercept=0, points=2)) == "-2,000"
+    assert [number(value) for value in (1.234, 12.34, 123.4)] == ["1.23", "12.3", "123"]
+    assert slope_text(Line(slope=2e-6, intercept=0, error=1e-7, points=3)) == "2,000 ± 100"
     assert crossing_text(BreakEven(where="never")) == "never"
     assert crossing_text(BreakEven(where="from", context=1234.4)) == "from 1,234"
     assert crossing_text(BreakEven(where="until", context=9, beyond=True)) == "until 9 (beyond)"

@@ -23,12 +23,13 @@ class Document(Generic[T]):
     """The newest results, and the folder that holds them if there is one."""
 
     def __init__(self, folder: Path | None, fresh: T, *, force: bool = False) -> None:
-        """Takes over the results that lie in `folder` if `fresh` would measure the same: settings, engines, machine.
+        """Takes over the results that lie in `folder` if `fresh` would measure the same: settings, engines,
+        machine, versions.
 
         With `force` they are begun anew. Raises TqcError for results of something else, and where the folder cannot be
         made; nothing is changed then.
         """
-        self.folder, self.results = folder, fresh
+        self.folder, self.results, self._commands = folder, fresh, fresh.commands
         if folder is None:
             return
         try:
@@ -46,7 +47,9 @@ class Document(Generic[T]):
         """Puts a cell into a field of the results, in the place of one with the same key, and the file with it."""
         old = [other for other in getattr(self.results, field) if other.key != cell.key]
         cells = tuple(sorted([*old, cell], key=lambda cell: cell.key))
-        self.results = summarised(self.results.model_copy(update={field: cells, "updated": now()}))
+        commands = tuple(dict.fromkeys((*self.results.commands, *self._commands)))
+        changes = {field: cells, "updated": now(), "commands": commands}
+        self.results = summarised(self.results.model_copy(update=changes))
         self.write()
 
     def write(self) -> None:
@@ -62,12 +65,13 @@ class Document(Generic[T]):
 
 
 def _continued(path: Path, fresh: T) -> T:
-    """The old results with the new command."""
+    """The old results, with the notes of this run."""
     old = read_results(path)
     pairs: dict[str, tuple[object, object]] = {"kind": (old.kind, fresh.kind)}
     if old.kind == fresh.kind:
         pairs |= {f"settings.{name}": (old.settings.get(name), value) for name, value in fresh.settings.items()}
         pairs |= {f"machine.{name}": (old.machine.get(name), value) for name, value in fresh.machine.items()}
+        pairs |= {f"versions.{name}": (old.versions.get(name), value) for name, value in fresh.versions.items()}
         engines = [[engine.digest for engine in getattr(results, "engines", ())] for results in (old, fresh)]
         pairs["engines"] = (engines[0], engines[1])
     for what, (held, wanted) in pairs.items():
@@ -79,5 +83,4 @@ def _continued(path: Path, fresh: T) -> T:
                 found=str(held),
                 hint="choose another folder with -o, or begin anew with --force",
             )
-    commands = tuple(dict.fromkeys((*old.commands, *fresh.commands)))
-    return old.model_copy(update={"commands": commands, "notes": fresh.notes})
+    return old.model_copy(update={"notes": fresh.notes})

@@ -55,7 +55,7 @@ def _attention(results: AttentionBench) -> list[Table]:
         for timing in cell.timings:
             if not timing.rounds:
                 continue
-            row = [timing.name, f"{cell.context:,}", f"{timing.median * 1e6:,.1f}", f"{timing.minimum * 1e6:,.1f}"]
+            row = [timing.name, f"{cell.context:,}", number(timing.median * 1e6), number(timing.minimum * 1e6)]
             row += [f"{timing.bandwidth / 1e9:,.1f}" if timing.bandwidth else ""]
             if timing.kind in ("ours", "peer"):
                 row += [share_text(timing, cell), _times(timing, cell, "median"), _times(timing, cell, "minimum")]
@@ -94,7 +94,7 @@ def share_text(timing: Timing, cell: AttentionCell) -> str:
 def _model(results: ModelBench) -> list[Table]:
     own = results.engines[0].name
     place = ["engine", "batch", "context"]
-    decode = [*place, "ms", "min ms", "tokens/s", "ours ×", "cache MB"]
+    decode = [*place, "ms", "min ms", "tok/s", "ours ×", "cache MB"]
     prefill = ["engine", "batch", "prompt", "tokens/s", "ours ×"]
     return [
         Table("Decode, inter-token latency", decode, [row for cell in results.decode for row in _decode(cell, own)]),
@@ -106,7 +106,7 @@ def _decode(cell: Cell, own: str) -> list[list[str]]:
     return [
         [
             *(timing.name, str(cell.batch), f"{cell.context:,}"),
-            *(f"{timing.median * 1e3:.3f}", f"{timing.minimum * 1e3:.3f}"),
+            *(number(timing.median * 1e3), number(timing.minimum * 1e3)),
             f"{cell.batch / timing.median:,.1f}",
             _ratio(timing, cell, own),
             f"{timing.bytes / 1e6:,.1f}" if timing.bytes is not None else "–",
@@ -140,11 +140,11 @@ def _lines(results: Results) -> list[Table]:
     slopes = [
         [
             *(line.engine, line.heads, str(line.batch)),
-            *(slope_text(line.median), slope_text(line.minimum), f"{line.median.intercept * 1e6:,.1f}"),
+            *(slope_text(line.median), slope_text(line.minimum), f"{line.median.intercept * 1e6:,.0f}"),
         ]
         for line in results.lines
     ]
-    columns = [*place, "ns a token", "(minima)", "µs at context 0"]
+    columns = [*place, "ns a token", "(minima)", "µs at 0"]
     return [
         Table("Time of a step over the context: slope (± standard error), constant", columns, slopes, words=2),
         *_crossings(results),
@@ -169,10 +169,16 @@ def _crossings(results: Results) -> list[Table]:
     ]
 
 
+def number(value: float) -> str:
+    """Three or four digits: 1.23, 12.3, 123, 1,234."""
+    digits = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
+    return f"{value:,.{digits}f}"
+
+
 def slope_text(line: Line) -> str:
     """ns per token, with its standard error if it is known."""
-    error = f" ± {line.error * 1e9:,.1f}" if line.error is not None else ""
-    return f"{line.slope * 1e9:,.1f}{error}"
+    error = f" ± {number(line.error * 1e9)}" if line.error is not None else ""
+    return f"{number(line.slope * 1e9)}{error}"
 
 
 def crossing_text(found: BreakEven) -> str:
