@@ -2,10 +2,9 @@ from __future__ import annotations
 
 from bench_data import attention, model
 
-from tqc.bench.fit import BreakEven, Line
 from tqc.bench.results import AttentionCell, Timing
 from tqc.bench.summary import summarised
-from tqc.bench.tables import crossing_text, faults, number, slope_text, tables
+from tqc.bench.tables import faults, tables
 
 
 def by_title(results):
@@ -51,13 +50,3 @@ def test_faults_are_named_ours_first():
         "4x2x64, batch 1, context 64: flash: no kernel",
     ]
     assert faults(model(64)) == []
-
-
-def test_words_of_slopes_and_crossings():
-    assert slope_text(Line(slope=2e-6, intercept=0, points=2)) == "2,000"
-    assert slope_text(Line(slope=-2e-6, intercept=0, points=2)) == "-2,000"
-    assert [number(value) for value in (1.234, 12.34, 123.4)] == ["1.23", "12.3", "123"]
-    assert slope_text(Line(slope=2e-6, intercept=0, error=1e-7, points=3)) == "2,000 ± 100"
-    assert crossing_text(BreakEven(where="never")) == "never"
-    assert crossing_text(BreakEven(where="from", context=1234.4)) == "from 1,234"
-    assert crossing_text(BreakEven(where="until", context=9, beyond=True)) == "until 9 (beyond)"

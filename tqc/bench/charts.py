@@ -11,8 +11,8 @@ import plotly.graph_objects as go
 from tqc.eval.axis import short, ticks, tokens
 from tqc.eval.colours import colour, family
 
+from .attention_tables import share
 from .results import AttentionCell, Cell, Results, Timing
-from .tables import share
 
 GREY, OURS = "#8a8f98", "#2f6fd0"
 PEERS = ("#7d6135", "#c0392b", "#3c8d5a", "#8a5fb5")

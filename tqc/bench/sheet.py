@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import io
 
+from .attention_tables import share, times_peer
 from .results import AttentionCell, Results
-from .tables import share, times_peer
 
 CSV_HEADER = (
     *("phase", "heads", "batch", "context", "engine", "kind", "exact", "tokens", "median_s", "minimum_s", "calls"),

@@ -6,17 +6,13 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from ..errors import TqcError
-from .output import console, plain, print_json, progress
-
-if TYPE_CHECKING:
-    from ..bench.document import Document
+from .bench_output import finish, print_document
+from .output import progress
 
 app = typer.Typer(help="Time decode steps beside full-precision engines.", no_args_is_help=True)
 
@@ -78,8 +74,8 @@ def attention(
         document = bench_attention(
             bench, settings, folder=output, force=force, command=command(["tqc", *sys.argv[1:]]), progress=said
         )
-        _finish(document, said)
-    _print(document, json)
+        finish(document, said)
+    print_document(document, json)
 
 
 @app.command()
@@ -129,8 +125,8 @@ def model(
             command=command(["tqc", *sys.argv[1:]]),
             progress=said,
         )
-        _finish(document, said)
-    _print(document, json)
+        finish(document, said)
+    print_document(document, json)
 
 
 @app.command()
@@ -146,39 +142,6 @@ def page(folder: Annotated[Path, typer.Argument(help="A folder that tqc bench -o
     replace_file(folder / "results.csv", csv_text(results).encode())
     replace_file(folder / "index.html", render(results).encode())
     typer.echo(f"{folder / 'index.html'}")
-
-
-def _finish(document: Document, said) -> None:
-    """Writes what is made of all cells, if there is a folder for it."""
-    said("writing", 1.0)
-    if document.folder:
-        from ..bench.page import render
-        from ..bench.sheet import csv_text
-
-        document.finish({"results.csv": csv_text(document.results), "index.html": render(document.results)})
-
-
-def _print(document: Document, json: bool) -> None:
-    """Tables, or the document as JSON. The status is 1 where nothing of ours has a time."""
-    from ..bench.tables import faults, tables
-
-    if json:
-        print_json(document.results.model_dump(mode="json"))
-    else:
-        out = console()
-        for found in tables(document.results):
-            table = Table(title=found.title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-            for number, name in enumerate(found.header):
-                table.add_column(name, justify="left" if number < found.words else "right", no_wrap=number == 0)
-            for row in found.rows:
-                table.add_row(*plain(*row))
-            out.print(table)
-        for line in (*document.results.notes, *faults(document.results)):
-            out.print(line, markup=False, soft_wrap=True)
-        if document.folder:
-            out.print(f"{document.folder}: results.json, results.csv, index.html", markup=False, soft_wrap=True)
-    if not any(timing.rounds for cell in document.results.cells for timing in cell.timings if timing.kind == "ours"):
-        raise typer.Exit(1)
 
 
 def _set_threads(count: int) -> int:
