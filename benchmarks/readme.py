@@ -10,7 +10,10 @@ from pathlib import Path
 
 BENCHMARKS = Path(__file__).parent
 README = BENCHMARKS.parent / "README.md"
-SHOWN = ("fidelity", "whole_model", "decode_attention", "matmul_nbits", "compile_time", "large_model", "import_time")
+SHOWN = (
+    *("fidelity", "pareto", "biased", "needle", "whole_model", "decode_attention", "matmul_nbits"),
+    *("compile_time", "large_model", "import_time"),
+)
 LEFT_OUT = ("| numpy |", " append |")
 """Rows of the tables that only the results show."""
 BEGIN = "<!-- measured: written by benchmarks/readme.py from benchmarks/results -->\n"

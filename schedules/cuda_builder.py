@@ -61,12 +61,16 @@ def blocks(
 
 
 @contextmanager
-def phase(count: int, threads: int) -> Iterator[Expr]:
-    """Items 0 … count−1 over the threads of the block, then a barrier. Every thread of the block must get here."""
+def phase(count: int, threads: int, *, unroll: bool = True) -> Iterator[Expr]:
+    """Items 0 … count−1 over the threads of the block, then a barrier. Every thread of the block must get here.
+
+    `unroll`: whether the compiler may do several turns at once, in as many times the registers.
+    """
     with ExitStack() as frames:
         item = frames.enter_context(T.thread_binding(0, threads, thread="threadIdx.x"))
         if count > threads:
-            item = frames.enter_context(T.serial(0, -(-count // threads))) * threads + item
+            turns = T.serial(0, -(-count // threads), unroll=None if unroll else False)
+            item = frames.enter_context(turns) * threads + item
         if count % threads:
             frames.enter_context(when(item < count))
         _enter_scope(frames, "phase")

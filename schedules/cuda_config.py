@@ -14,10 +14,11 @@ from tqc.codec.fragments import ROWS as COLUMN
 from tqc.codec.fragments import STRIPS, TOKENS
 from tqc.codec.layout import CacheLayout
 from tqc.errors import TargetError
-from tqc.gpu_limits import LIMITS, MOST_REGISTERS, STATIC_SHARED
+from tqc.gpu_limits import LIMITS, MOST_REGISTERS, REGISTERS, STATIC_SHARED
 from tqc.schedules.cuda_codes import table_entries
 from tqc.schedules.cuda_encode import scratch_floats
 from tqc.schedules.cuda_flash import ROWS
+from tqc.schedules.cuda_int8 import fits_int8, int8_query_bytes
 from tqc.schedules.cuda_ptx import WARP
 from tqc.schedules.cuda_queries import query_bytes
 from tqc.schedules.cuda_sides import CodedPages, Tables, page_bytes
@@ -28,6 +29,12 @@ DTYPES = ("float16", "float32")
 
 SHARED_BYTES = {arch: limits.block_shared for arch, limits in LIMITS.items()}
 """Shared memory of one block."""
+
+READERS = ("float16", "int8")
+"""What coded keys may be multiplied as, the default first."""
+
+EXACT_REGISTERS = 40
+"""Registers for exact pages that are on their way from global memory while others are multiplied."""
 
 OTHER_REGISTERS = 72
 """Registers for addresses, loop counters and decoding, beside those that hold operands, scores and outputs."""
@@ -40,15 +47,19 @@ FRESH_PAD = 8
 class DecodeConfig:
     """Decode. `warps` of a block; `stages`: pages of each warp in shared memory, one being read, others on their way;
     `tiles`: times eight query heads that a block has, at most; `blocks`: how many the whole device should get, for
-    which the context is split; `most_splits`: of one context."""
+    which the context is split; `most_splits`: of one context; `keys`: what coded keys are multiplied as, float16, or
+    int8 with queries that are rounded to int8 (`cuda_int8`)."""
 
     warps: int = 4
     stages: int = 2
     tiles: int = 2
     blocks: int = 528
     most_splits: int = 128
+    keys: str = "float16"
 
     def __post_init__(self) -> None:
+        if self.keys not in READERS:
+            refuse("keys", " or ".join(READERS), self.keys)
         _check("warps", self.warps, 1, 16)
         _check("stages", self.stages, 1, 8)
         _check("tiles", self.tiles, 1, 8)
@@ -58,6 +69,12 @@ class DecodeConfig:
     @property
     def threads(self) -> int:
         return self.warps * WARP
+
+    def resident(self, layout: CacheLayout) -> int:
+        """Blocks of a multiprocessor that registers are shared out for: left to itself the compiler may spill some."""
+        exact = any(layout.form(side).exact for side in "kv")
+        needed = attention_registers(layout, self.row_tiles(layout)) + EXACT_REGISTERS * exact
+        return max(1, REGISTERS // (self.threads * needed))
 
     def groups(self, layout: CacheLayout) -> int:
         """Blocks that share the query heads of one KV head, each of which decodes its codes."""
@@ -75,6 +92,10 @@ class DecodeConfig:
         """Operand B of all columns of a block's rows."""
         return query_bytes(layout.form("k").rows, self.row_tiles(layout))
 
+    def int8_bytes(self, layout: CacheLayout) -> int:
+        """The same as int8, where keys are."""
+        return int8_query_bytes(layout.form("k"), self.row_tiles(layout)) if self.keys == "int8" else 0
+
     def stage_bytes(self, layout: CacheLayout) -> int:
         """One page of keys and values."""
         return page_bytes(layout.form("k")) + page_bytes(layout.form("v"))
@@ -90,20 +111,23 @@ class DecodeConfig:
     def shared_bytes(self, layout: CacheLayout) -> int:
         """Shared memory of a block."""
         tables = Tables.bytes_of((layout.form("k"), layout.form("v")))
-        reading = tables + self.query_bytes(layout) + self.warps * self.warp_bytes(layout)
+        queries = self.query_bytes(layout) + self.int8_bytes(layout)
+        reading = tables + queries + self.warps * self.warp_bytes(layout)
         return max(reading, self.merge_bytes(layout))
 
     def check(self, layout: CacheLayout, arch: str = "sm_80") -> None:
         """Raises TargetError if the kernel of this layout does not fit a block of the architecture."""
         check_layout(layout)
+        if self.keys == "int8" and not fits_int8(layout.form("k")):
+            refuse("scheme of k with int8 keys", "codes of at most 4 bits", layout.k)
         _check_fit("decode", self.shared_bytes(layout), arch, attention_registers(layout, self.row_tiles(layout)))
 
     @classmethod
     def space(cls, layout: CacheLayout, arch: str) -> Iterator[DecodeConfig]:
         """Configurations that fit, the default first."""
         tiles = (2, 1) if layout.group > ROWS else (1,)
-        values = product(tiles, (4, 2, 8, 1), (2, 3, 4, 1), (4, 2, 6, 8, 1))
-        return _fitting((cls(w, s, t, SMS[arch] * n) for t, w, s, n in values), layout, arch)
+        values = product(READERS, tiles, (4, 2, 8, 1), (2, 3, 4, 1), (4, 2, 6, 8, 1))
+        return _fitting((cls(w, s, t, SMS[arch] * n, keys=keys) for keys, t, w, s, n in values), layout, arch)
 
 
 @dataclass(frozen=True)

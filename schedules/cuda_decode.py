@@ -36,6 +36,7 @@ from tqc.schedules.cuda_config import (
 )
 from tqc.schedules.cuda_copies import copy_page
 from tqc.schedules.cuda_flash import ROWS, Scores, Side, Tile, WarpAttention
+from tqc.schedules.cuda_int8 import Int8Queries
 from tqc.schedules.cuda_merge import Partials, emit_merge
 from tqc.schedules.cuda_ptx import (
     WARP,
@@ -106,7 +107,10 @@ def _emit(
     splits = _splits(cache, batch * groups, config)
     partials = Partials.allocate(batch, heads, config.most_splits, v_rows)
 
-    with blocks(splits, groups, batch) as (split, group, b), threads(config.threads) as thread:
+    with (
+        blocks(splits, groups, batch, resident=config.resident(layout)) as (split, group, b),
+        threads(config.threads) as thread,
+    ):
         block = _Block(layout, scores, config, turn, cache, b, group, i32(split), i32(splits), thread)
         with when(block.split < block.used):
             block.read_queries(q)
@@ -182,6 +186,13 @@ class _Block:
         both = (self.forms["k"], self.forms["v"])
         self.tables = Tables.fill(self.table_address, both, self.thread, self.config.threads)
         sync_block()
+        self.int8 = None
+        after_tables = self.table_address + u32(Tables.bytes_of(both))
+        self.own_address = hold(after_tables + u32(self.config.int8_bytes(self.layout)))
+        if self.config.keys == "int8":
+            self.int8 = Int8Queries(hold(after_tables), self.forms["k"], self.config.row_tiles(self.layout))
+            self.int8.write(self.memory, self.lane, self.warp, self.config.warps)
+            sync_block()
 
     def attend(self) -> None:
         """Runs over the warp's tiles."""
@@ -217,10 +228,12 @@ class _Block:
         """Pages, copied `stages` − 1 ahead of where they are read."""
         layout, stages, region = self.layout, self.config.stages, self.regions.coded
         start, count = worker.share(region)
-        after_tables = hold(self.table_address + u32(Tables.bytes_of((self.forms["k"], self.forms["v"]))))
-        own = hold(after_tables + u32(self.warp) * u32(self.config.warp_bytes(layout)))
+        own = hold(self.own_address + u32(self.warp) * u32(self.config.warp_bytes(layout)))
         first_stage = hold(own + u32(scratch_bytes(layout)))
-        pages = {side: CodedPages(side, form, self.tables, self.lane, own) for side, form in self.forms.items()}
+        int8 = {"k": self.int8, "v": None}
+        pages = {
+            side: CodedPages(side, form, self.tables, self.lane, own, int8[side]) for side, form in self.forms.items()
+        }
 
         def stage(i: Expr) -> dict[str, Expr]:
             keys = hold(first_stage + u32(tirx.floormod(i, i32(stages))) * u32(self.config.stage_bytes(layout)))

@@ -41,10 +41,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Part:
-    """Columns that are multiplied by scale number `scale`; None: by none."""
+    """Columns that are multiplied by scale number `scale`; None: by none. `products(sums)`, of keys: puts what the
+    columns would give with all rows into the registers of the scores."""
 
     scale: int | None
     columns: tuple[Column, ...]
+    products: Callable[[Buffer], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -141,20 +143,28 @@ class WarpAttention:
         keys = tile.keys
         for number, part in enumerate(keys.parts):
             sums = self.scores if number == 0 else self.sums
-            for at in self._each(keys.strips):
-                store(sums, f32(0.0), self.score(*at))
-            for column in part.columns:
-                column.load(self.operands)
-                for m in range(self.tiles):
-                    b = self.queries(column.index, m)
-                    for strip in range(keys.strips):
-                        first = self.score(m, strip, 0)
-                        mma([sums[first + n] for n in range(4)], self._operand(strip), [b[0], b[1]])
+            (part.products or self._products(part, keys.strips))(sums)
             scales = None if part.scale is None else keys.scales(part.scale)
             for m, strip, n in self._each(keys.strips):
                 at = self.score(m, strip, n)
                 product = sums[at] if scales is None else sums[at] * half_of(scales[strip], n >= 2)
                 store(self.scores, product if number == 0 else self.scores[at] + product, at)
+
+    def _products(self, part: Part, strips: int) -> Callable[[Buffer], None]:
+        """The products of the columns as float16."""
+
+        def multiply(sums: Buffer) -> None:
+            for at in self._each(strips):
+                store(sums, f32(0.0), self.score(*at))
+            for column in part.columns:
+                column.load(self.operands)
+                for m in range(self.tiles):
+                    b = self.queries(column.index, m)
+                    for strip in range(strips):
+                        first = self.score(m, strip, 0)
+                        mma([sums[first + n] for n in range(4)], self._operand(strip), [b[0], b[1]])
+
+        return multiply
 
     def _operand(self, strip: int) -> list[Expr]:
         return [self.operands[4 * strip + n] for n in range(4)]

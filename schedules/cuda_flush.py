@@ -58,6 +58,6 @@ class Flush:
                 SketchWriter(writer, self.sketches, self.seed).write()
 
     def _copy(self, side: str, units: Buffer, at: tuple[Expr, ...], value: Callable[[Expr, Expr], Expr]) -> None:
-        with phase(TOKENS * self.layout.head_dim, self.threads) as item:
+        with phase(TOKENS * self.layout.head_dim, self.threads, unroll=False) as item:
             token, d = divide(item, self.layout.head_dim)
             store(units, value(token, d), *at, exact_element(side, token, d, STRIPS))

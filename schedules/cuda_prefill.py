@@ -126,6 +126,7 @@ class _Block:
         both = (self.forms["k"], self.forms["v"])
         table = hold(memory + u32(config.query_bytes(layout)))
         self.tables = Tables.fill(table, both, thread, config.threads)
+        sync_block()
         self.buffers, self.pages = {}, {}
         at = hold(table + u32(Tables.bytes_of(both)))
         for side in "kv":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from tvm import tirx
 from tvm.ir import Expr
 from tvm.tirx import Buffer
@@ -124,6 +125,12 @@ def mma(sums: Sequence[Expr], a: Sequence[Expr], b: Sequence[Expr]) -> None:
     _emit("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32", *sums, *a, *b, *sums)
 
 
+def mma_int8(sums: Sequence[Expr], a: Sequence[Expr], b: Sequence[Expr]) -> None:
+    """sums[4] += A·B, the bits of int32; A 16 × 32 in four registers and B 32 × 8 in two, four int8 each. With two
+    and one register 16 × 16 and 16 × 8."""
+    _emit(f"mma.sync.aligned.m16n8k{16 * len(b)}.row.col.s32.s8.s8.s32", *sums, *a, *b, *sums)
+
+
 def transpose(into: Expr, x: Expr) -> None:
     """An 8 × 8 matrix of float16, a row in the lanes 4·row … 4·row + 3, transposed."""
     _emit("movmatrix.sync.aligned.m8n8.trans.b16", into, x)
@@ -152,6 +159,12 @@ def exp2(into: Expr, x: Expr) -> None:
 def pack_halves(into: Expr, low: Expr, high: Expr) -> None:
     """Two float32 as float16, rounded to nearest even."""
     _emit("cvt.rn.f16x2.f32", into, high, low)
+
+
+def multiply_halves(into: Expr, x: Expr, factor: float) -> None:
+    """Two float16 times a number."""
+    bits = int(np.float16(factor).view(np.uint16))
+    _emit("mul.rn.f16x2", into, x, u32(bits * 0x10001))
 
 
 def half_of(word: Expr, upper: bool) -> Expr:

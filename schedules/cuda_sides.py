@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from tvm import tirx
@@ -15,8 +16,9 @@ from tqc.codec.form import Band, Form
 from tqc.codec.fragments import ROWS, STRIP, STRIPS, TOKENS, VALUES, runs
 from tqc.schedules.cuda_builder import i32, store, when
 from tqc.schedules.cuda_codes import turns
-from tqc.schedules.cuda_decoder import Decoder, lookup_table
+from tqc.schedules.cuda_decoder import COARSE, Decoder, coarse_unit, lookup_table
 from tqc.schedules.cuda_flash import Column, Part, Side, load_words
+from tqc.schedules.cuda_int8 import Int8Products, Int8Queries
 from tqc.schedules.cuda_polar import expand_column
 from tqc.schedules.cuda_ptx import (
     WARP,
@@ -24,6 +26,7 @@ from tqc.schedules.cuda_ptx import (
     load_global,
     load_matrices,
     load_shared,
+    multiply_halves,
     pack_halves,
     registers,
     store_shared,
@@ -35,6 +38,8 @@ _TURNS = b"turns"
 SCALE_BYTES = 2 * TOKENS
 """Of one scale of a page."""
 _LANE_BYTES = 2 * VALUES
+NEAR = 6e-3
+"""Relative difference up to which other numbers stand for centroids: a hundredth of what 2 bits lose, in amplitude."""
 
 
 def codes_bytes(form: Form) -> int:
@@ -48,12 +53,24 @@ def page_bytes(form: Form) -> int:
     return 0 if form.exact else codes_bytes(form) + form.scales * SCALE_BYTES
 
 
+def decoded_book(form: Form, band: Band) -> tuple[np.ndarray, float]:
+    """What codes of a band are decoded to, and the unit that makes centroids of that: `COARSE` for 2 bits, unless few
+    rows have other centroids, or their scale is also that of a band which is decoded otherwise."""
+    book = form.table(band).centroids
+    books = [form.table(other).centroids for other in form.coded_bands if other.scale == band.scale]
+    if band.bits != 2 or not all(np.array_equal(other, book) for other in books):
+        return book, 1.0
+    unit = coarse_unit(book)
+    return (COARSE, unit) if np.allclose(unit * COARSE, book, rtol=NEAR) else (book, 1.0)
+
+
 @dataclass(frozen=True)
 class Tables:
-    """Look-up tables of codes of more than 4 bits, in shared memory from `address` on."""
+    """Look-up tables of codes, in shared memory from `address` on."""
 
     address: Expr
     offsets: dict[bytes, int]
+    _decoders: dict[bytes, Decoder] = field(default_factory=dict)
 
     @staticmethod
     def entries(forms: tuple[Form, ...]) -> dict[bytes, np.ndarray]:
@@ -61,7 +78,7 @@ class Tables:
         found = {}
         for form in forms:
             for band in form.coded_bands:
-                book = form.table(band).centroids
+                book, _ = decoded_book(form, band)
                 if (table := lookup_table(band.bits, book)) is not None:
                     found[book.tobytes()] = table
             if form.kind == "polar":
@@ -92,9 +109,13 @@ class Tables:
         return self.address + u32(self.offsets[_TURNS])
 
     def of(self, form: Form, band: Band) -> Decoder:
-        book = form.table(band).centroids
-        offset = self.offsets.get(book.tobytes())
-        return Decoder(band.bits, book, None if offset is None else hold(self.address + u32(offset)))
+        """The decoder of a band, one for all bands of the same codebook. To be called outside of loops."""
+        book, _ = decoded_book(form, band)
+        key, offset = book.tobytes(), self.offsets.get(book.tobytes())
+        if key not in self._decoders:
+            table = None if offset is None else hold(self.address + u32(offset))
+            self._decoders[key] = Decoder(band.bits, book, table)
+        return self._decoders[key]
 
 
 def _pick(values: list[Expr], index: Expr, start: int = 0) -> Expr:
@@ -112,12 +133,24 @@ COLUMN_BYTES = 2 * TOKENS * ROWS
 class CodedPages:
     """Reads pages of codes of one side in shared memory, scales behind them (`page_bytes`).
 
-    To be made once a kernel, outside of loops. `scratch`: `scratch_bytes` of the warp's own.
+    To be made once a kernel, outside of loops. `scratch`: `scratch_bytes` of the warp's own. `int8`: queries with which
+    keys are multiplied as integers.
     """
 
-    def __init__(self, side: str, form: Form, tables: Tables, lane: Expr, scratch: Expr | None = None) -> None:
+    def __init__(
+        self,
+        side: str,
+        form: Form,
+        tables: Tables,
+        lane: Expr,
+        scratch: Expr | None = None,
+        int8: Int8Queries | None = None,
+    ) -> None:
         self.side, self.form, self.lane, self._scratch = side, form, lane, scratch
+        self._products = {band: Int8Products(form, band, int8, lane) for band in form.coded_bands} if int8 else {}
         self._decoders = {band: tables.of(form, band) for band in form.coded_bands}
+        # int8 products are of the centroids' own unit
+        self._units = {band.scale: 1.0 if int8 else decoded_book(form, band)[1] for band in form.coded_bands}
         self._turns = hold(tables.turns) if form.kind == "polar" else None
 
     @staticmethod
@@ -134,8 +167,16 @@ class CodedPages:
 
         def scales(number: int) -> Buffer:
             at = address + u32(first_scale + number * SCALE_BYTES) + u32(self.lane >> 2) * u32(16)
-            return load_words(at, 4, "scale_words")
+            words, unit = load_words(at, 4, "scale_words"), self._units[number]
+            for n in range(4 if unit != 1 else 0):
+                multiply_halves(words[n], words[n], unit)
+            return words
 
+        if self._products:
+            products = {
+                band: partial(self._products[band], partial(self._words, address, band)) for band in self._products
+            }
+            return Side(tuple(Part(band.scale, (), made) for band, made in products.items()), scales)
         parts = []
         for scale in dict.fromkeys(band.scale for band in self.form.coded_bands):
             bands = [band for band in self.form.coded_bands if band.scale == scale]
@@ -164,16 +205,19 @@ class CodedPages:
         return fragments_in_shared(target, columns, self.lane, coded.scales)
 
     def _column(self, address: Expr, band: Band, number: int) -> Column:
-        start = 2 * self.form.offset(band, TOKENS) + number * 4 * WARP * band.bits
-
         def load(operands: Buffer) -> None:
-            words = registers("code_words", band.bits, "uint32")
-            for first, count in runs(band.bits):
-                at = address + u32(start + 4 * WARP * first) + u32(self.lane) * u32(4 * count)
-                load_shared([words[first + n] for n in range(count)], at)
-            self._decoders[band].decode(words, operands)
+            self._decoders[band].decode(self._words(address, band, number), operands)
 
         return Column(band.start // ROWS + number, load)
+
+    def _words(self, address: Expr, band: Band, number: int) -> Buffer:
+        """The lane's words of a column of a band."""
+        start = 2 * self.form.offset(band, TOKENS) + number * 4 * WARP * band.bits
+        words = registers("code_words", band.bits, "uint32")
+        for first, count in runs(band.bits):
+            at = address + u32(start + 4 * WARP * first) + u32(self.lane) * u32(4 * count)
+            load_shared([words[first + n] for n in range(count)], at)
+        return words
 
     def _polar(self, address: Expr, number: int, exists: Callable[[Expr], Expr] | None) -> Column:
         def load(operands: Buffer) -> None:

@@ -7,7 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import hypothesis
 import pytest
+
+# How long an example takes says something about the machine, not about the code.
+hypothesis.settings.register_profile("tqc", deadline=None)
+hypothesis.settings.load_profile("tqc")
 
 ExportTiny = Callable[..., Path]
 Compile = Callable[..., Path]

@@ -33,14 +33,17 @@ def empty_state(layout: CacheLayout, batch: int, pool_pages: int) -> dict[str, n
 
 
 def random_state(layout: CacheLayout, batch: int, pool_pages: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """State arrays full of any codes and vectors: what they hold is what `read` says."""
+    """State arrays full of any codes and vectors: what they hold is what `read` says. Coded vectors are about as
+    long as exact ones, so that attention sees both."""
     state = empty_state(layout, batch, pool_pages)
     for name, array in state.items():
         if array.dtype in (np.uint16, np.uint32):
             array[...] = rng.integers(0, np.iinfo(array.dtype).max, array.shape, array.dtype, endpoint=True)
         else:
             array[...] = (
-                rng.uniform(0.5, 2, array.shape) if name.endswith("scale") else rng.standard_normal(array.shape)
+                rng.uniform(0.25, 0.75, array.shape) * layout.head_dim**0.5
+                if name.endswith("scale")
+                else rng.standard_normal(array.shape)
             )
     return state
 

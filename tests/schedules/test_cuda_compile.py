@@ -70,13 +70,13 @@ def test_the_library_holds_machine_code_of_the_architecture_and_no_source(arch, 
 
 
 def test_every_launch_is_a_kernel(source):
-    found = set(re.findall(r"void __launch_bounds__\(\d+\) (\w+)\(", source))
+    found = set(re.findall(r"void __launch_bounds__\(\d+(?:, \d+)?\) (\w+)\(", source))
     assert found == set(KERNELS)
 
 
 def test_no_sizes_come_from_the_host(source):
     """Lengths stay on the device: the kernels read them there, and hosts pass dimensions only."""
-    signatures = re.findall(r"void __launch_bounds__\(\d+\) (\w+\([^)]*\)) \{", source)
+    signatures = re.findall(r"void __launch_bounds__\(\d+(?:, \d+)?\) (\w+\([^)]*\)) \{", source)
     assert len(signatures) == len(KERNELS)
     for signature in signatures:
         scalars = re.findall(r"(?:int|int64_t) (\w+)[,)]", signature)

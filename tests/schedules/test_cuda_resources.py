@@ -9,7 +9,8 @@ from ptx_compile import needs_nvcc
 from tqc.codegen.cuda_source import block_sizes, cuda_source
 from tqc.codegen.resources import KernelResources, resources_of
 from tqc.codegen.target import Target
-from tqc.schedules.cuda_config import attention_registers, default_config
+from tqc.schedules.cuda_config import DecodeConfig, attention_registers, default_config
+from tqc.schedules.cuda_rotate import Turn
 
 LAYOUTS = {
     "32:8:128-k4v3": cuda_layout(32, 8, 128, "tq4", "tq3"),
@@ -21,14 +22,27 @@ LAYOUTS = {
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_no_default_kernel_spills_registers(name: str, arch: str) -> None:
+    """With the rotations inside, as in a model."""
     needs_nvcc()
     layout = LAYOUTS[name]
-    source = cuda_source(cuda_kernels(layout, arch=arch, softmax_scale=layout.head_dim**-0.5), Target("cuda", arch))
+    options = {"softmax_scale": layout.head_dim**-0.5, "turn": Turn(), "turn_back": Turn()}
+    source = cuda_source(cuda_kernels(layout, arch=arch, **options), Target("cuda", arch))
     threads, found = block_sizes(source), resources_of(source, arch)
     assert set(threads) == set(found)
-    spilled = {kernel: used for kernel, used in found.items() if used.spills or used.stack}
-    assert not spilled
+    assert not spilled(found)
     check_resident(layout, arch, threads, found)
+
+
+def test_int8_keys_do_not_spill_either() -> None:
+    needs_nvcc()
+    layout, configs = LAYOUTS["32:8:128-k4v3"], {"decode": DecodeConfig(keys="int8")}
+    options = {"softmax_scale": layout.head_dim**-0.5, "turn": Turn(), "turn_back": Turn()}
+    kernels = cuda_kernels(layout, arch="sm_90", configs=configs, names=("decode",), **options)
+    assert not spilled(resources_of(cuda_source(kernels, Target("cuda", "sm_90")), "sm_90"))
+
+
+def spilled(found: dict[str, KernelResources]) -> dict[str, KernelResources]:
+    return {kernel: used for kernel, used in found.items() if used.spills or used.stack}
 
 
 def check_resident(layout, arch: str, threads: dict[str, int], found: dict[str, KernelResources]) -> None:

@@ -101,7 +101,7 @@ def test_a_page_of_codes(scheme: str, side: str, expand: bool) -> None:
         missing[band.start : band.stop] = False
     found = values_of(y[0], side) * scale
     keep = slice(None) if stored.kind == "polar" else ~missing
-    np.testing.assert_allclose(found[:, keep], wanted[:, keep], rtol=2e-3, atol=1e-6)
+    np.testing.assert_allclose(found[:, keep], wanted[:, keep], rtol=1e-2, atol=1e-6)  # 2 bits: COARSE
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

@@ -28,15 +28,15 @@ def test_builds_run_in_other_processes_and_keep_their_order(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("worker", "fault"),
+    ("worker", "seconds", "fault"),
     [
-        (stand_in.refuses, "this does not fit; 8"),
-        (stand_in.crashes, "the compiler's process ended with status 7"),
-        (stand_in.hangs, "not built after 4 s"),
+        (stand_in.refuses, 300, "this does not fit; 8"),
+        (stand_in.crashes, 300, "the compiler's process ended with status 7"),
+        (stand_in.hangs, 4, "not built after 4 s"),
     ],
 )
-def test_a_build_that_fails_is_a_fault(tmp_path, worker, fault):
-    (done,) = build_all([job(tmp_path / "x", 8)], worker, 1, seconds=4)
+def test_a_build_that_fails_is_a_fault(tmp_path, worker, seconds, fault):
+    (done,) = build_all([job(tmp_path / "x", 8)], worker, 1, seconds=seconds)
     assert done.fault == fault
 
 
