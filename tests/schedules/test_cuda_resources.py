@@ -25,8 +25,10 @@ def test_no_default_kernel_spills_registers(name: str, arch: str) -> None:
     """With the rotations inside, as in a model."""
     needs_nvcc()
     layout = LAYOUTS[name]
-    options = {"softmax_scale": layout.head_dim**-0.5, "turn": Turn(), "turn_back": Turn()}
-    source = cuda_source(cuda_kernels(layout, arch=arch, **options), Target("cuda", arch))
+    options = {"arch": arch, "softmax_scale": layout.head_dim**-0.5}
+    kernels = cuda_kernels(layout, names=("decode",), turn=Turn(), turn_back=Turn(), **options)
+    kernels |= cuda_kernels(layout, names=("append", "append_token", "prefill"), **options)
+    source = cuda_source(kernels, Target("cuda", arch))
     threads, found = block_sizes(source), resources_of(source, arch)
     assert set(threads) == set(found)
     assert not spilled(found)
