@@ -6,8 +6,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 
 def limit_threads(threads: int) -> None:
     """Sets the size of TVM's thread pool, which is made when the first library is loaded: call it first."""
@@ -42,8 +40,3 @@ def token_ids(model: Path, text: str, count: int) -> list[int]:
     if len(ids) < count:
         raise SystemExit(f"the text has {len(ids)} tokens only, {count} are needed")
     return ids
-
-
-def random_ids(count: int, vocab: int, seed: int = 0) -> list[int]:
-    """Random token ids, for timings that do not depend on the text."""
-    return [int(token) for token in np.random.default_rng(seed).integers(0, vocab, count)]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from tqc.errors import TqcError
-from tqc.eval.document import now
+from tqc.eval.document import check_same, now
 from tqc.files import replace_file
 
 from .results import Bench, Cell, read_results
@@ -74,13 +74,5 @@ def _continued(path: Path, fresh: T) -> T:
         pairs |= {f"versions.{name}": (old.versions.get(name), value) for name, value in fresh.versions.items()}
         engines = [[engine.digest for engine in getattr(results, "engines", ())] for results in (old, fresh)]
         pairs["engines"] = (engines[0], engines[1])
-    for what, (held, wanted) in pairs.items():
-        if held != wanted:
-            raise TqcError(
-                "these results were measured with something else",
-                where=f"{what} in {path}",
-                expected=str(wanted),
-                found=str(held),
-                hint="choose another folder with -o, or begin anew with --force",
-            )
+    check_same(path, pairs, "folder")
     return old.model_copy(update={"notes": fresh.notes})

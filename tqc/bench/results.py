@@ -9,9 +9,9 @@ from pathlib import Path
 from statistics import median
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, RootModel
 
-from tqc.errors import TqcError
+from tqc.eval.measured import read
 from tqc.eval.results import Model, Part
 
 from .fit import BreakEven, Line
@@ -180,20 +180,12 @@ class ModelBench(Bench):
 
 
 Results = AttentionBench | ModelBench
-_ADAPTER: TypeAdapter[Results] = TypeAdapter(Annotated[Results, Field(discriminator="kind")])
+
+
+class _File(RootModel[Annotated[Results, Field(discriminator="kind")]]):
+    """Either document."""
 
 
 def read_results(path: Path) -> Results:
     """The document in a file. Raises TqcError if it is none, damaged, or of a newer version."""
-    try:
-        return _ADAPTER.validate_json(path.read_bytes())
-    except OSError as error:
-        raise TqcError("the results cannot be read", where=str(path), found=error.strerror or str(error)) from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise TqcError(
-            "this is no document of a benchmark",
-            where=f"{path}: {'.'.join(map(str, first['loc'])) or 'JSON'}",
-            expected=f"what `tqc bench -o` writes, schema version {SCHEMA_VERSION}",
-            found=first["msg"],
-        ) from error
+    return read(path, _File, "tqc bench -o").root

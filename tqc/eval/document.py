@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,15 +65,7 @@ def _continued(path: Path, old: Results, fresh: Results) -> Results:
     if COMPARED & set(old.settings) and COMPARED & set(fresh.settings):
         pairs["reference"] = tuple(model.reference and model.reference.digest for model in (old, fresh))
     pairs |= {section: (old.settings[section], fresh.settings[section]) for section in SECTIONS if section in both}
-    for what, (held, wanted) in pairs.items():
-        if held != wanted:
-            raise TqcError(
-                "these results were measured with something else",
-                where=f"{what} in {path}",
-                expected=_words(wanted),
-                found=_words(held),
-                hint="choose another file with -o, or begin anew with --force",
-            )
+    check_same(path, pairs, "file")
     return old.model_copy(
         update={
             "settings": {**old.settings, **fresh.settings},
@@ -80,6 +73,20 @@ def _continued(path: Path, old: Results, fresh: Results) -> Results:
             "text": old.text or fresh.text,
         }
     )
+
+
+def check_same(path: Path, pairs: Mapping[str, tuple[object, object]], place: str) -> None:
+    """`pairs`: what results depend on → (as the file has it, as this run has it). Raises TqcError for the first that
+    differs; another `place`, a file or a folder, can be chosen for the results then."""
+    for what, (held, wanted) in pairs.items():
+        if held != wanted:
+            raise TqcError(
+                "these results were measured with something else",
+                where=f"{what} in {path}",
+                expected=_words(wanted),
+                found=_words(held),
+                hint=f"choose another {place} with -o, or begin anew with --force",
+            )
 
 
 def _words(value: object) -> str:
