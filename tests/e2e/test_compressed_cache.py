@@ -59,11 +59,11 @@ def test_memory_does_not_grow_over_a_thousand_steps(tiny_llama_onnx, compiled):
     process, seen = psutil.Process(), []
     for step, token in enumerate(random_ids(1200)):
         session.decode([token])
-        if step % 200 == 199:
+        if step % 100 == 99:
             gc.collect()
             seen.append(process.memory_info().rss)
-    # A leak of one row of logits a step would be 1 MB, one of the cache 200 MB.
-    assert seen[-1] - seen[0] < 700_000
+    # A leak of one row of logits a step would be 100 kB in most hundreds; what the process does once is in one of them.
+    assert np.median(np.diff(seen)) < 50_000
 
 
 def test_context_overflow_is_refused_before_anything_is_written(tiny_llama_onnx, compiled):
