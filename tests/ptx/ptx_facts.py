@@ -35,6 +35,7 @@ class Facts:
         self.stored = stored_params(entry)
         code = entry.instructions
         self.uses_mbarriers = any(ins.name == "mbarrier" or "mbarrier" in ".".join(ins.parts) for ins in code)
+        self.uses_wgmma = any(ins.name == "wgmma" for ins in code)
         self.fine = self.uses_mbarriers or any(
             (is_barrier(ins) and is_partial(ins)) or (ins.name in ("bar", "barrier") and "warp" in ins.parts)
             for ins in code

@@ -12,7 +12,7 @@ from ptx_operands import Both, Mem, Not, Operand, Reg, Sym, Vec
 from ptx_program import Entry, Instruction
 
 _NO_RESULT = {"bra", "brx", "nanosleep", "st", "red", "ret", "exit", "trap", "setmaxnreg", "prefetch", "call"}
-_WARP = {"shfl", "vote", "match", "redux", "elect", "mma", "ldmatrix", "stmatrix", "movmatrix", "setmaxnreg"}
+_WARP = {"shfl", "vote", "match", "redux", "elect", "mma", "ldmatrix", "stmatrix", "movmatrix", "setmaxnreg", "wgmma"}
 
 
 @dataclass

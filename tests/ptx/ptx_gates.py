@@ -17,6 +17,7 @@ Gate = Callable[[Active], "Active | None"]
 """Takes lanes that come to an instruction, gives those that run it now; None if all have to wait."""
 
 _WHOLE = {"mma", "ldmatrix", "stmatrix", "movmatrix", "setmaxnreg"}
+GROUP = 4 * WARP
 ALL = 0xFFFFFFFF
 ALL_BITS = np.uint32(ALL)
 
@@ -70,6 +71,30 @@ def warp_gate(instruction: Instruction, number: int, machine: Machine) -> Gate:
             machine.park(index[~complete], AT_WARP, number)
         going = np.union1d(ready, passing)
         return Active(lanes, going) if len(going) else None
+
+    return gate
+
+
+def group_gate(instruction: Instruction, number: int, machine: Machine) -> Gate:
+    """Lanes go on when all of their warpgroup, 128 threads, are here at this very instruction."""
+    if instruction.guard:
+        raise instruction.unknown("a guarded instruction of a warpgroup")
+    lanes = machine.lanes
+
+    def gate(active: Active) -> Active | None:
+        index = active.index
+        if (
+            not len(index) % GROUP
+            and not (index[::GROUP] % GROUP).any()
+            and (np.diff(index.reshape(-1, GROUP)) == 1).all()
+        ):
+            return active
+        waiting = np.flatnonzero((machine.why == AT_WARP) & (machine.at == number))
+        index = np.union1d(index, waiting)
+        complete = np.bincount(index // GROUP)[index // GROUP] == GROUP
+        machine.why[index[complete]] = RUNS
+        machine.park(index[~complete], AT_WARP, number)
+        return Active(lanes, index[complete]) if complete.any() else None
 
     return gate
 

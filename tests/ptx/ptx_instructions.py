@@ -15,6 +15,7 @@ import ptx_mbarrier
 import ptx_mma
 import ptx_move
 import ptx_warp
+import ptx_wgmma
 
 __all__ = [
     "ptx_async",
@@ -30,4 +31,5 @@ __all__ = [
     "ptx_mma",
     "ptx_move",
     "ptx_warp",
+    "ptx_wgmma",
 ]

@@ -17,7 +17,7 @@ from ptx_clocks import Clocks
 from ptx_decode import Step, decode
 from ptx_error import PtxError
 from ptx_flow import Block, is_barrier, is_wait, is_warp_wide
-from ptx_gates import Gate, mbarrier_gate, warp_gate
+from ptx_gates import Gate, group_gate, mbarrier_gate, warp_gate
 from ptx_lanes import AT_BARRIER, AT_MBARRIER, AT_WARP, EXITED, PARKED, RUNS, Active, Lanes
 from ptx_operands import Operand, Reg, Sym
 from ptx_program import Instruction
@@ -173,6 +173,8 @@ class Machine:
 
     def _gate(self, block: Block) -> Gate | None:
         first = block.instructions[0]
+        if first.name == "wgmma":
+            return group_gate(first, block.number, self)
         if is_warp_wide(first):
             return warp_gate(first, block.number, self)
         return mbarrier_gate(first, block.number, self) if is_wait(first) else None

@@ -112,10 +112,12 @@ def create_policy(instruction: Instruction, machine: Machine) -> Step:
 
 @handles("membar", "fence", "prefetch", "prefetchu", "nanosleep", "griddepcontrol", "discard", "applypriority")
 def nothing(instruction: Instruction, machine: Machine) -> Step:
-    """Instructions run one after the other and see what those before them wrote."""
+    """Instructions run one after the other and see what those before them wrote; but see `SharedMemory.fence`."""
     for operand in instruction.operands:
         if isinstance(operand, Sym):
             raise instruction.unknown()
+    if instruction.name == "fence" and instruction.parts[:2] == ("proxy", "async"):
+        return machine.shared.fence
     return lambda active: None
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from ptx_clocks import CLOCK, IN_FLIGHT, THREAD
 from ptx_lanes import Active
 from ptx_program import Array, Instruction
 from ptx_shadow import Shadow
@@ -58,6 +59,8 @@ class SharedMemory:
         self.offset = machine.lanes.block_of.astype(np.int64) * layout.stride
         self.shadow = Shadow(machine, size, layout.granule)
         self._views: dict[tuple[int, int], np.ndarray] = {}
+        # Granules that threads wrote and did not fence, for instructions that read past their caches.
+        self.unfenced = np.zeros(size // layout.granule, bool) if machine.launch.facts.uses_wgmma else None
 
     def place(self, active: Active, address: np.ndarray, width: int, instruction: Instruction):
         """Positions of accesses of `width` bytes, and the addresses that they lie in; checked."""
@@ -119,6 +122,8 @@ class SharedMemory:
         at, low, high = self.place(active, address, width, instruction)
         self.shadow.write(active, at, width, low, high, instruction)
         self.view(values.itemsize, count)[at // width] = values
+        if self.unfenced is not None:
+            self.unfenced[self._granules(at, width)] = True
 
     def copy(self, active: Active, address: np.ndarray, values: np.ndarray, instruction: Instruction) -> np.ndarray:
         """Starts copies of `values`, uint32 [lanes, words], which nobody may touch yet. Gives their granules."""
@@ -126,7 +131,31 @@ class SharedMemory:
         at, low, high = self.place(active, address, width, instruction)
         where = self.shadow.copy(active, at, width, low, high, instruction)
         self.view(4, 1)[at[:, None] // 4 + np.arange(values.shape[1])] = values
+        if self.unfenced is not None:
+            self.unfenced[where] = True
         return where
+
+    def fence(self, active: Active) -> None:
+        """fence.proxy.async: what these threads have written, also by copies they waited for, may be read past them."""
+        if self.unfenced is None:
+            return
+        open_ = np.flatnonzero(self.unfenced)
+        tags = self.shadow.wrote[open_]
+        mine = np.zeros(THREAD + 1, bool)
+        mine[self.machine.lanes.gid[active.index]] = True
+        self.unfenced[open_[mine[tags & THREAD] & (tags >> CLOCK != IN_FLIGHT)]] = False
+
+    def check_fenced(self, active: Active, address: np.ndarray, width: int, instruction: Instruction) -> None:
+        """Raises PtxError if any byte was written without a fence behind."""
+        at = address + active.take(self.offset)
+        wrong = self.unfenced[self._granules(at, width)].any(axis=1)
+        if wrong.any():
+            lane, found = int(active.index[np.argmax(wrong)]), int(address[np.argmax(wrong)])
+            what = f"reads {self.describe(found)}, which was written without a fence.proxy.async behind"
+            raise self.machine.fail(instruction, lane, what)
+
+    def _granules(self, at: np.ndarray, width: int) -> np.ndarray:
+        return at[:, None] // self.granule + np.arange(max(1, width // self.granule))
 
     def update(self, active: Active, address: np.ndarray, size: int, instruction: Instruction):
         """The memory as numbers of `size` bytes and where in it lanes want to change it atomically."""
