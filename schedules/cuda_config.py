@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
 
 from tqc.codec.fragments import ROWS as COLUMN
 from tqc.codec.fragments import STRIPS, TOKENS
@@ -16,6 +16,7 @@ from tqc.codec.layout import CacheLayout
 from tqc.errors import TargetError
 from tqc.gpu_limits import LIMITS, MOST_REGISTERS, REGISTERS, STATIC_SHARED
 from tqc.schedules.cuda_codes import table_entries
+from tqc.schedules.cuda_cores import tile_bytes
 from tqc.schedules.cuda_encode import scratch_floats
 from tqc.schedules.cuda_flash import ROWS
 from tqc.schedules.cuda_int8 import fits_int8, int8_query_bytes
@@ -23,12 +24,20 @@ from tqc.schedules.cuda_ptx import WARP
 from tqc.schedules.cuda_queries import query_bytes
 from tqc.schedules.cuda_sides import CodedPages, Tables, page_bytes
 from tqc.schedules.cuda_sketch import sketch_floats
+from tqc.schedules.cuda_wgmma import GROUP_ROWS
+from tqc.schedules.cuda_wgmma import WARPS as GROUP_WARPS
 
 DTYPES = ("float16", "float32")
 """Of queries, keys, values and outputs; the tensor cores take float16."""
 
 SHARED_BYTES = {arch: limits.block_shared for arch, limits in LIMITS.items()}
 """Shared memory of one block."""
+
+PRODUCTS = ("mma", "wgmma")
+"""How prefill multiplies, the default first."""
+
+MOST_COLUMNS = 256
+"""Of an instruction of a warpgroup."""
 
 READERS = ("float16", "int8")
 """What coded keys may be multiplied as, the default first."""
@@ -38,6 +47,9 @@ EXACT_REGISTERS = 40
 
 OTHER_REGISTERS = 72
 """Registers for addresses, loop counters and decoding, beside those that hold operands, scores and outputs."""
+
+NEWER_REGISTERS = 12
+"""What nvcc 13 takes beyond that in prefill for sm_100 and later."""
 
 FRESH_PAD = 8
 """float16 numbers behind each row of fresh tokens in shared memory, so that eight rows lie in different banks."""
@@ -133,15 +145,36 @@ class DecodeConfig:
 @dataclass(frozen=True)
 class PrefillConfig:
     """Prefill. `warps` of a block; `tiles`: times eight query rows of each warp; `expand`: codes are decoded once for
-    the whole block, into shared memory, and not by every warp."""
+    the whole block, into shared memory, and not by every warp; `products`: by `mma.sync` of each warp, or by `wgmma` of
+    four together (`cuda_wgmma`), which sm_90a has."""
 
     warps: int = 4
     tiles: int = 2
     expand: bool = True
+    products: str = PRODUCTS[0]
 
     def __post_init__(self) -> None:
         _check("warps", self.warps, 1, 16)
         _check("tiles", self.tiles, 1, 8)
+        if self.products not in PRODUCTS:
+            refuse("products", " or ".join(PRODUCTS), self.products)
+        if self.wgmma and (self.warps % GROUP_WARPS or self.rows != GROUP_ROWS * self.groups or not self.expand):
+            refuse("wgmma", "warps by fours, each with two tiles, and `expand`", self)
+
+    def registers(self, layout: CacheLayout, arch: str = "sm_80") -> int:
+        """Registers of a thread: an estimate from what it holds."""
+        if self.wgmma:  # outputs, scores and probabilities
+            return OTHER_REGISTERS + layout.form("v").rows // 2 + TOKENS // 2 + TOKENS // 4
+        return attention_registers(layout, self.tiles) + NEWER_REGISTERS * _is_newer(arch)
+
+    @property
+    def wgmma(self) -> bool:
+        return self.products == "wgmma"
+
+    @property
+    def groups(self) -> int:
+        """Warpgroups of a block."""
+        return self.warps // GROUP_WARPS
 
     @property
     def threads(self) -> int:
@@ -163,18 +196,31 @@ class PrefillConfig:
     def buffer_bytes(self, layout: CacheLayout, side: str) -> int:
         """One tile of a side as float16: rows of fresh tokens, exact fragments, or codes that were expanded."""
         form = layout.form(side)
+        if self.wgmma:
+            return tile_bytes(TOKENS, form.rows)
         coded = form.rows if self.expand and not form.exact else 0
         return 2 * TOKENS * max(layout.head_dim + FRESH_PAD, coded)
 
     def side_bytes(self, layout: CacheLayout, side: str) -> int:
         """What a tile of a side takes: codes that are not expanded lie where exact tokens do."""
+        if self.wgmma:
+            return self.buffer_bytes(layout, side) + self.landing_bytes(layout, side)
         buffer, page = self.buffer_bytes(layout, side), page_bytes(layout.form(side))
         return buffer + page if self.expand else max(buffer, page)
 
+    def landing_bytes(self, layout: CacheLayout, side: str) -> int:
+        """For `wgmma`, where pages and exact tokens of a side arrive, before they are core matrices."""
+        return max(page_bytes(layout.form(side)), tile_bytes(TOKENS, layout.head_dim))
+
+    def scratch_bytes(self, layout: CacheLayout) -> int:
+        """For `wgmma`, what the warps put columns together in."""
+        return self.warps * scratch_bytes(layout) if self.wgmma else 0
+
     def shared_bytes(self, layout: CacheLayout) -> int:
         """Shared memory of a block."""
+        tables = Tables.bytes_of((layout.form("k"), layout.form("v")))
         tiles = sum(self.side_bytes(layout, side) for side in "kv")
-        return self.query_bytes(layout) + Tables.bytes_of((layout.form("k"), layout.form("v"))) + tiles
+        return self.query_bytes(layout) + tables + tiles + self.scratch_bytes(layout)
 
     def check(self, layout: CacheLayout, arch: str = "sm_80") -> None:
         """Raises TargetError if the kernel of this layout does not fit a block of the architecture."""
@@ -183,13 +229,22 @@ class PrefillConfig:
             refuse("scheme without `expand`", "codes in bands", f"{layout.k} and {layout.v}")
         if self.queries(layout) < 1:
             refuse("GQA group", f"at most the {self.rows} rows of a block", layout.group)
-        _check_fit("prefill", self.shared_bytes(layout), arch, attention_registers(layout, self.tiles))
+        if self.wgmma and arch != "sm_90a":
+            refuse("wgmma", "the architecture sm_90a", arch)
+        if self.wgmma and layout.form("v").rows > MOST_COLUMNS:
+            refuse("wgmma", f"at most {MOST_COLUMNS} numbers of a coded value", layout.form("v").rows)
+        registers = self.registers(layout, arch)
+        if registers * self.threads > REGISTERS:
+            refuse("configuration of prefill", f"at most {REGISTERS} registers of a block", registers * self.threads)
+        _check_fit("prefill", self.shared_bytes(layout), arch, registers)
 
     @classmethod
     def space(cls, layout: CacheLayout, arch: str) -> Iterator[PrefillConfig]:
         """Configurations that fit, the default first: as many rows as there are registers for."""
         values = product((True, False), (4, 8, 2, 1), (4, 3, 2, 1))
-        return _fitting((cls(warps, tiles, expand) for expand, warps, tiles in values), layout, arch)
+        of_warps = (cls(warps, tiles, expand) for expand, warps, tiles in values)
+        of_groups = (cls(warps, products="wgmma") for warps in (8, 12, 4) if arch == "sm_90a")
+        return _fitting(chain(of_warps, of_groups), layout, arch)
 
 
 @dataclass(frozen=True)
@@ -276,6 +331,10 @@ def check_dtype(dtype: str) -> None:
 
 def refuse(what: str, expected: str, found: object) -> None:
     raise TargetError(f"CUDA kernels cannot take this {what}", expected=expected, found=str(found))
+
+
+def _is_newer(arch: str) -> bool:
+    return int(arch.removeprefix("sm_").rstrip("a")) >= 100
 
 
 def _check(name: str, value: int, least: int, most: int) -> None:

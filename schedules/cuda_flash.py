@@ -21,7 +21,7 @@ from tvm.ir import Expr
 from tvm.tirx import Buffer
 
 from tqc.codec.fragments import STRIP, STRIPS
-from tqc.schedules.cuda_builder import f32, store
+from tqc.schedules.cuda_builder import f32, i32, store
 from tqc.schedules.cuda_ptx import exp2, from_lane, half_of, hold, load_shared, mma, pack_halves, registers, transpose
 
 ROWS = 8
@@ -51,11 +51,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Side:
-    """The keys or values of a tile. `scales(number)`: the four words with the lane's eight scales of a strip's two
-    tokens each. `strips`: those that exist."""
+    """The keys or values of a tile. `scales(number, g)`: four words, each with the scales of two tokens of a strip, g
+    and g + 8; by default the lane's own. `strips`: those that exist."""
 
     parts: tuple[Part, ...]
-    scales: Callable[[int], Buffer] | None = None
+    scales: Callable[..., Buffer] | None = None
     strips: int = STRIPS
 
 
@@ -106,6 +106,15 @@ class WarpAttention:
         self.top, self.total = registers("top", 2 * tiles), registers("total", 2 * tiles)
         self._high, self._factor = registers("highest", 1), registers("factor", 2 * tiles)
         self._other, self._pair = registers("other", 1), registers("pair", 1, "uint32")
+
+    @property
+    def counts_sinks(self) -> Expr:
+        """True in one of the lanes whose totals add up to that of a row."""
+        return tirx.EQ(self.g, i32(0))
+
+    def row(self, m: int, n: int) -> Expr:
+        """Of the warp's rows the one that `top`, `total` number 2m + n are of."""
+        return m * ROWS + self.t * 2 + n
 
     def begin(self) -> None:
         """No token seen."""
@@ -243,6 +252,12 @@ class WarpAttention:
             for mask in (4, 8, 16):
                 from_lane(self._other[0], self.total[row], mask)
                 store(self.total, self.total[row] + self._other[0], row)
+
+    def outputs(self, m: int, n: int) -> Iterable[tuple[Expr, Expr]]:
+        """(dim, number) of the lane's outputs of `row(m, n)`, not yet divided by the total."""
+        for column in range(self.v_columns):
+            for half in range(2):
+                yield STRIP * column + self.g + 8 * half, self.output(column, m, 2 * half + n)
 
     def output(self, column: int, m: int, n: int) -> Expr:
         """Row 2t + n % 2 of the rows number m, dim 16·column + g + 8·(n // 2), not yet divided by the total."""

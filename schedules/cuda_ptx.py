@@ -131,6 +131,43 @@ def mma_int8(sums: Sequence[Expr], a: Sequence[Expr], b: Sequence[Expr]) -> None
     _emit(f"mma.sync.aligned.m16n8k{16 * len(b)}.row.col.s32.s8.s8.s32", *sums, *a, *b, *sums)
 
 
+def group_mma(sums: Sequence[Expr], a: Expr | Sequence[Expr], b: Expr, *, add: bool, transposed: bool = False) -> None:
+    """sums = A·B, plus sums if `add`, of a warpgroup on sm_90a: A 64 × 16 and B 16 × 2·len(sums), float16. A is four
+    registers of each lane or a descriptor, B a descriptor (`cuda_cores`), `transposed` if its rows run along N.
+
+    Between `fence_group` and `wait_group` nothing else may touch these registers.
+    """
+    form = f"wgmma.mma_async.sync.aligned.m64n{2 * len(sums)}k16.f32.f16.f16"
+    if isinstance(a, Expr):
+        _emit(form, *sums, a, b, tirx.const(add, "bool"), 1, 1, 0, int(transposed))
+    else:
+        _emit(form, *sums, *a, b, tirx.const(add, "bool"), 1, 1, int(transposed))
+
+
+def fence_group() -> None:
+    """Before the first of some `group_mma`: what wrote their registers is over."""
+    _emit("wgmma.fence.sync.aligned")
+
+
+def wait_group() -> None:
+    """Waits for every `group_mma` before."""
+    _emit("wgmma.commit_group.sync.aligned")
+    _emit("wgmma.wait_group.sync.aligned", 0)
+
+
+def pin(held: Sequence[Expr]) -> None:
+    """Keeps the compiler from moving what uses these registers over `fence_group` and `wait_group`: to it they may
+    have changed here. It costs no instruction."""
+    for register in held:
+        kind = "f32" if str(register.ty.dtype) == "float32" else "u32"
+        _emit(f"mov.{kind}", register, register)
+
+
+def fence_async() -> None:
+    """Shared memory that this thread has written may be read by `group_mma`, behind a barrier."""
+    _emit("fence.proxy.async.shared::cta")
+
+
 def transpose(into: Expr, x: Expr) -> None:
     """An 8 × 8 matrix of float16, a row in the lanes 4·row … 4·row + 3, transposed."""
     _emit("movmatrix.sync.aligned.m8n8.trans.b16", into, x)
@@ -165,6 +202,11 @@ def multiply_halves(into: Expr, x: Expr, factor: float) -> None:
     """Two float16 times a number."""
     bits = int(np.float16(factor).view(np.uint16))
     _emit("mul.rn.f16x2", into, x, u32(bits * 0x10001))
+
+
+def multiply_pairs(into: Expr, x: Expr, y: Expr) -> None:
+    """Two float16 times two."""
+    _emit("mul.rn.f16x2", into, x, y)
 
 
 def half_of(word: Expr, upper: bool) -> Expr:

@@ -165,8 +165,9 @@ class CodedPages:
             return Side((Part(None, tuple(columns)),))
         first_scale = codes_bytes(self.form)
 
-        def scales(number: int) -> Buffer:
-            at = address + u32(first_scale + number * SCALE_BYTES) + u32(self.lane >> 2) * u32(16)
+        def scales(number: int, row: Expr | None = None) -> Buffer:
+            row = self.lane >> 2 if row is None else row
+            at = address + u32(first_scale + number * SCALE_BYTES) + u32(row) * u32(16)
             words, unit = load_words(at, 4, "scale_words"), self._units[number]
             for n in range(4 if unit != 1 else 0):
                 multiply_halves(words[n], words[n], unit)
