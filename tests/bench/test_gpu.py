@@ -40,8 +40,8 @@ class Driver:
 def test_the_first_gpu_is_described(monkeypatch):
     monkeypatch.setattr(gpu, "driver_version", lambda: "590")
     found = find_gpu(lambda _name: Driver())
-    assert found == Gpu("NVIDIA Some", "sm_90", 132, 50 << 20, 1 << 36, "590")
-    assert found.about()["arch"] == "sm_90"
+    assert found == Gpu("NVIDIA Some", "sm_90a", 132, 50 << 20, 1 << 36, "590")
+    assert found.about()["arch"] == "sm_90a"
 
 
 @pytest.mark.parametrize("driver", [Driver(count=0), Driver(init=100), Driver(failing=True)])

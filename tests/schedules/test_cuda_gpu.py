@@ -13,8 +13,9 @@ from cuda_driver import CudaSequences, cuda_kernels, cuda_layout
 
 from tqc.codec.layout import CacheLayout, ring_pages
 from tqc.codegen.cuda_build import cuda_build_environment, load_cuda_runtime
-from tqc.codegen.target import Target
+from tqc.codegen.target import Target, cuda_arch
 from tqc.errors import TargetError
+from tqc.schedules.cuda_config import SCHEDULES
 
 pytestmark = pytest.mark.gpu
 
@@ -49,7 +50,7 @@ def gpu() -> tuple[tvm.runtime.Device, Target]:
     device = tvm.cuda(0)
     if not device.exist:
         pytest.skip("no GPU")
-    return device, Target("cuda", "sm_" + device.compute_version.replace(".", ""))
+    return device, Target("cuda", cuda_arch(*map(int, device.compute_version.split("."))))
 
 
 def on_gpu(layout: CacheLayout, target: Target, **options) -> dict[str, Callable]:
@@ -69,6 +70,23 @@ def test_calls_follow_the_model(gpu, name, dtype, options):
     kernels = on_gpu(layout, target, softmax_scale=scale, dtype=dtype, **options)
     run = CudaSequences(layout, kernels, batch=2, capacity=512, dtype=dtype, device=device, scale=scale, **options)
     for kernel, new_len in STEPS:
+        run.step(new_len, kernel)
+    run.check()
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize(("schedule", "field", "value"), [("decode", "keys", "int8"), ("prefill", "products", "wgmma")])
+def test_other_readers_follow_the_model(gpu, name, schedule, field, value):
+    """What a configuration may multiply with, where the layout and the GPU have it."""
+    (device, target), layout = gpu, LAYOUTS[name]
+    space = SCHEDULES[schedule].space(layout, target.arch)
+    config = next((config for config in space if getattr(config, field) == value), None)
+    if config is None:
+        pytest.skip(f"no {field} = {value} for {name} on {target.arch}")
+    scale = layout.head_dim**-0.5
+    kernels = on_gpu(layout, target, softmax_scale=scale, configs={schedule: config})
+    run = CudaSequences(layout, kernels, batch=2, capacity=512, device=device, scale=scale)
+    for kernel, new_len in STEPS[:6]:
         run.step(new_len, kernel)
     run.check()
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from tqc.codegen.target import cuda_arch
 from tqc.errors import TargetError
 
 DRIVER = "libcuda.so.1"
@@ -18,7 +19,7 @@ _MULTIPROCESSORS, _L2_BYTES, _MAJOR, _MINOR = 16, 38, 75, 76
 
 @dataclass(frozen=True)
 class Gpu:
-    """The first GPU. `arch`: such as sm_90. `driver`: of the kernel module, empty if nvidia-smi does not tell."""
+    """The first GPU. `arch`: such as sm_90a. `driver`: of the kernel module, empty if nvidia-smi does not tell."""
 
     name: str
     arch: str
@@ -49,7 +50,7 @@ def find_gpu(load: Callable[[str], Any] = ctypes.CDLL) -> Gpu:
     multiprocessors, l2, major, minor = (
         _number(driver.cuDeviceGetAttribute, number, device) for number in (_MULTIPROCESSORS, _L2_BYTES, _MAJOR, _MINOR)
     )
-    return Gpu(name.value.decode(), f"sm_{major}{minor}", multiprocessors, l2, memory.value, driver_version())
+    return Gpu(name.value.decode(), cuda_arch(major, minor), multiprocessors, l2, memory.value, driver_version())
 
 
 def driver_version() -> str:

@@ -19,7 +19,9 @@ CUDA_ARCHS = (
     *("sm_100", "sm_100a", "sm_103", "sm_103a", "sm_110", "sm_110a"),
     *("sm_120", "sm_120a", "sm_121", "sm_121a"),
 )
-DEFAULT_CUDA_ARCHS = ("sm_80", "sm_90")
+DEFAULT_CUDA_ARCHS = ("sm_80", "sm_90a")
+"""The newest is that of one compute capability alone, 9.0: there is no other of its generation, and it has `wgmma`."""
+
 CUDA_HOST_LEVEL = "x86-64-v2"
 """CPU level of the code that launches CUDA kernels: it does no arithmetic, so it asks for as little as possible."""
 
@@ -75,12 +77,17 @@ def native_level() -> str:
     return level
 
 
+def cuda_arch(major: int, minor: int) -> str:
+    """The architecture to compile for, for one GPU of that compute capability."""
+    return "sm_90a" if (major, minor) == (9, 0) else f"sm_{major}{minor}"
+
+
 def parse_targets(target: str, arch: str | None = None) -> tuple[Target, ...]:
     """The builds that `--target` and `--arch` ask for, in the order given and each once.
 
     `target` is `cpu`, `cuda` or a TVM target: a kind (`llvm`), a tag (`nvidia/nvidia-a100`) or JSON with the keys
     `kind`, `tag`, `arch` and `mcpu`. `arch` is a comma-separated list; by default the CPU's own level and
-    sm_80,sm_90. Raises TargetError on anything else, with the nearest name that exists.
+    sm_80,sm_90a. Raises TargetError on anything else, with the nearest name that exists.
     """
     kind, named = _kind_and_arch(target.strip())
     if named and arch:

@@ -83,7 +83,7 @@ def cpu_machine(target: Target, processes: int | None = None) -> Machine:
 def cuda_machine(target: Target, processes: int | None = None, gpu: Gpu | None = None) -> Machine:
     """The first GPU. Raises TargetError without one, without nvcc, or if it cannot run `target`."""
     gpu = gpu or find_gpu()
-    if target.arch.removesuffix("a") != gpu.arch:
+    if target.arch.removesuffix("a") != gpu.arch.removesuffix("a"):
         raise TargetError(f"This GPU cannot run {target}", where="--arch", expected=gpu.arch, found=target.arch)
     made = _versions() | {"nvcc": find_nvcc().version, "driver": gpu.driver}
     started: list[tuple[Turns, Device]] = []
