@@ -34,7 +34,7 @@ GPUS = {
     "sm_80": Gpu("A100 SXM 80 GB", 108, 1.41e9, 2.039e12, "NVIDIA A100 whitepaper and datasheet"),
     "sm_86": Gpu("GeForce RTX 3090", 82, 1.695e9, 0.936e12, "NVIDIA Ampere GA102 whitepaper"),
     "sm_89": Gpu("GeForce RTX 4090", 128, 2.52e9, 1.008e12, "NVIDIA Ada whitepaper"),
-    "sm_90": Gpu("H100 SXM", 132, 1.83e9, 3.35e12, "NVIDIA H100 whitepaper, clock of tensor core operations"),
+    "sm_90a": Gpu("H100 SXM", 132, 1.83e9, 3.35e12, "NVIDIA H100 whitepaper, clock of tensor core operations"),
     "sm_100": Gpu(
         *("B200", 148, 1.86e9, 7.7e12),
         "NVIDIA HGX B200 datasheet; clock from its 2.25 PFLOPS of dense float16 at 8192 a clock and multiprocessor",

@@ -1,6 +1,6 @@
 """What the compiler says of the CUDA kernels, and what follows from it: no GPU is needed, and no time is measured.
 
-python benchmarks/cuda_static.py --archs sm_80 sm_90 --layouts 32:8:128-tq4 9:3:64-tq4
+python benchmarks/cuda_static.py --archs sm_80 sm_90a --layouts 32:8:128-tq4 9:3:64-tq4
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from tqc.codegen.sass_loops import page_loop
 from tqc.codegen.target import Target
 from tqc.compiler.configurations import by_records
 from tqc.compiler.schedules import backend
+from tqc.schedules.cuda_config import PrefillConfig
+from tqc.schedules.cuda_prefill import make_prefill
 
 LAYOUTS = {
     "32:8:128-tq4": ("32:8:128", "tq4"),
@@ -39,6 +41,7 @@ LAUNCHES = {
     "decode_kernel": "decode",
     "decode_kernel_1": "merge",
     "prefill_kernel": "prefill",
+    "prefill_groups_kernel": "prefill by warpgroups",
     "append_kernel": "append, a chunk",
     "append_kernel_1": "append, sinks and tail",
     "append_token_kernel": "append, one token",
@@ -48,9 +51,10 @@ UNITS = (*CLASSES, "uniform", "other")
 
 METHOD = f"""\
 The default configuration of every kernel, as `tqc compile` builds it without tuning records: float16 activations,
-rotations inside where a model's kernels do them. Registers, spills and shared memory are what ptxas says (bytes a
-launch adds included), occupancy follows from them by NVIDIA's rules. The loop is the one of decode that reads coded
-pages, disassembled by nvdisasm: one turn of it is one page of 64 tokens of one KV head, for all query heads of a block.
+rotations inside where a model's kernels do them. On sm_90a also the first configuration of prefill that uses `wgmma`.
+Registers, spills and shared memory are what ptxas says (bytes a launch adds included), occupancy follows from them by
+NVIDIA's rules. The loop is the one of decode that reads coded pages, disassembled by nvdisasm: one turn of it is one
+page of 64 tokens of one KV head, for all query heads of a block.
 
 **The roofline is an estimate from instruction counts and data sheets, not a measurement.** It takes every scheduler
 to issue an instruction in every clock, at the boost clock; an instruction of class `alu` to hold its unit for
@@ -109,6 +113,10 @@ def kernels_of(layout: CacheLayout, target: Target) -> tuple[dict[str, tvm.tirx.
         "prefill": schedules.prefill(layout, dtype="float16", **options),
     }
     shared = {f"{name}_kernel": configure(name, layout).config.shared_bytes(layout) for name in ("decode", "prefill")}
+    groups = next((config for config in PrefillConfig.space(layout, target.arch) if config.wgmma), None)
+    if groups is not None:
+        made["prefill_groups"] = make_prefill(layout, config=groups, arch=target.arch, dtype="float16", **options)
+        shared["prefill_groups_kernel"] = groups.shared_bytes(layout)
     return made, shared
 
 

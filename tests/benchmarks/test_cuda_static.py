@@ -37,7 +37,7 @@ def test_a_report_of_one_layout():
         find_nvdisasm()
     except TargetError as error:
         pytest.skip(error.what)
-    found = examine("9:3:64-tq4", "sm_90")
+    found = examine("9:3:64-tq4", "sm_90a")
     assert [row["kernel"] for row in found["kernels"]] == list(LAUNCHES.values())
     assert all(row["blocks"] >= 1 and row["spill_bytes"] == 0 for row in found["kernels"])
     loop = found["decode"]
@@ -47,4 +47,4 @@ def test_a_report_of_one_layout():
     text = tables(data)
     assert "No kernel spills registers" in text
     spilled = [row | {"spill_bytes": 8} for row in found["kernels"][:1]]
-    assert "decode of 9:3:64-tq4 on sm_90, 8 B; none of it in decode's loop" in tables(data | {"kernels": spilled})
+    assert "decode of 9:3:64-tq4 on sm_90a, 8 B; none of it in decode's loop" in tables(data | {"kernels": spilled})
