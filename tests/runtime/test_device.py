@@ -39,6 +39,15 @@ def test_zeros(device):
     assert not device.download(tensor).any()
 
 
+def test_refilled_tensors_stay_where_they_are(device):
+    tensor = device.zeros((2, 3), "int64")
+    place = tensor.data_ptr()
+    array = np.arange(12, dtype=np.int64).reshape(4, 3)[::2]
+    device.refill(tensor, array)
+    np.testing.assert_array_equal(device.download(tensor), array)
+    assert tensor.data_ptr() == place
+
+
 def test_bfloat16_is_named_as_such(device):
     bits = np.array([0x3F80, 0x4000], np.uint16)
     assert str(device.upload(bits, "bfloat16").dtype) == "bfloat16"

@@ -117,6 +117,22 @@ def test_buffers_stay_and_memory_does_not_grow(session):
     assert session.state_pointers() == pointers
 
 
+def test_every_step_reads_the_same_memory(session, monkeypatch):
+    calls = []
+    function = session._function
+
+    def watched(name):
+        run = function(name)
+        return lambda *arguments: calls.append([x.data_ptr() for x in arguments[:4]]) or run(*arguments)
+
+    monkeypatch.setattr(session, "_function", watched)
+    session.prefill([1, 2, 3])
+    for token in range(30):  # over the end of a page
+        session.decode([token])
+    assert len({tuple(call) for call in calls[1:]}) == 1
+    assert calls[0][1:] == calls[1][1:]
+
+
 def test_overflow_is_refused_before_anything_is_written(session, pair):
     session.prefill(history(0, 60))
     for ids in ([1] * 5, [1] * 1000):

@@ -27,6 +27,8 @@ class Device(Protocol):
 
     def upload(self, array: np.ndarray, dtype: str | None = None) -> tvm_ffi.Tensor: ...
 
+    def refill(self, tensor: tvm_ffi.Tensor, array: np.ndarray) -> None: ...
+
     def download(self, tensor: tvm_ffi.Tensor) -> np.ndarray: ...
 
 
@@ -77,6 +79,10 @@ class CpuDevice:
             array[...] = source
         return as_dtype(tvm_ffi.from_dlpack(array), dtype or str(array.dtype))
 
+    def refill(self, tensor: tvm_ffi.Tensor, array: np.ndarray) -> None:
+        """Overwrites a tensor of `zeros` with an array of its shape and type."""
+        np.from_dlpack(tensor)[...] = array
+
     def download(self, tensor: tvm_ffi.Tensor) -> np.ndarray:
         """A copy: the VM reuses its own memory in the next call."""
         return np.from_dlpack(tensor).copy()
@@ -110,15 +116,17 @@ class RuntimeDevice:
     def zeros(self, shape: tuple[int, ...], dtype: str) -> tvm_ffi.Tensor:
         tensor = self._alloc(tvm_ffi.Shape(shape), tvm_ffi.dtype(dtype), self._device, None)
         # A kernel multiplies padding lanes by zero: memory must not hold NaN. One copy of calloc'ed pages per tensor.
-        self._fill(tensor, np.zeros(shape, storage_dtype(dtype)))
+        self.refill(tensor, np.zeros(shape, storage_dtype(dtype)))
         return tensor
 
     def upload(self, array: np.ndarray, dtype: str | None = None) -> tvm_ffi.Tensor:
         tensor = self._alloc(tvm_ffi.Shape(array.shape), tvm_ffi.dtype(dtype or str(array.dtype)), self._device, None)
-        self._fill(tensor, np.ascontiguousarray(array))
+        self.refill(tensor, array)
         return tensor
 
-    def _fill(self, tensor: tvm_ffi.Tensor, array: np.ndarray) -> None:
+    def refill(self, tensor: tvm_ffi.Tensor, array: np.ndarray) -> None:
+        """Overwrites a tensor with an array of its shape and type."""
+        array = np.ascontiguousarray(array)
         if array.nbytes:
             self._from_bytes(tensor, _pointer(array), array.nbytes)
 

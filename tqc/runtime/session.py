@@ -19,6 +19,7 @@ from .cpu import check_host, choose_cpu
 from .cuda import choose_cuda
 from .device import Device, RuntimeDevice, as_dtype, open_device
 from .forward import ForwardModel
+from .inputs import Inputs
 from .kv_bytes import KvBytes, measure
 from .library import open_library
 from .pages import PageTable
@@ -93,6 +94,7 @@ class Session:
         self._state = self._allocate()
         self._state_argument = tvm_ffi.Array([tensor for layer in self._state for tensor in layer])
         self._functions: dict[str, Callable] = {}
+        self._inputs = Inputs(device)
         self._table: tuple[int, tvm_ffi.Tensor] | None = None
 
     def _allocate(self) -> list[list[tvm_ffi.Tensor]]:
@@ -254,10 +256,10 @@ class Session:
             ids[number, : len(row)] = row
             self._pages.grow(number, self.manifest.cache.pages(int(self._lengths[number]) + len(row)))
         function = self._functions.get(name) or self._functions.setdefault(name, self._function(name))
-        upload = self._device.upload
+        put = self._inputs.put
         logits = self._device.download(
             function(
-                *(upload(ids), upload(self._lengths.copy()), upload(new), self._page_table()),
+                *(put(f"{name} ids", ids), put("length", self._lengths), put("new_len", new), self._page_table()),
                 *(self._state_argument, self._weights),
             )
         )
@@ -266,7 +268,7 @@ class Session:
 
     def _page_table(self) -> tvm_ffi.Tensor:
         if self._table is None or self._table[0] != self._pages.version:
-            self._table = (self._pages.version, self._device.upload(self._pages.table.copy()))
+            self._table = (self._pages.version, self._inputs.put("page_table", self._pages.table))
         return self._table[1]
 
 
