@@ -50,9 +50,9 @@ class KeyMeans:
     moments: dict[int, Moments] = field(default_factory=dict)
 
 
-def built_in_text() -> str:
+def built_in_text(name: str = "calibration.txt") -> str:
     """The text that is used when none is given."""
-    return resources.files(__package__).joinpath("calibration.txt").read_text(encoding="utf-8")
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def measure_key_means(

@@ -112,6 +112,13 @@ def calibration_text(options: CompileOptions) -> str:
         ) from error
 
 
+def trial_text(options: CompileOptions) -> str:
+    """The text that plans are tried over: the calibration text that was given, or a built-in one of its own, whose
+    second part takes up what the first one says, as it is what old tokens are kept for. Raises FrontendError if it
+    cannot be read."""
+    return built_in_text("trial.txt") if options.calibrate is None else calibration_text(options)
+
+
 def outputs_of(imported: Imported) -> dict[int, np.ndarray]:
     """What the output weights make of an error of a value, [Hk, D, D], of the layers where they are a plain matrix."""
     found = output_weights(imported.mod)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,14 +19,17 @@ from tqc.passes.output_weights import output_weights
 from .allocate import Choice, allocate
 from .basis import bases_of, output_moments
 from .calibrate import KeyMeans, token_ids
-from .choose import calibration_text, centred_layers, measure
+from .candidates import Assignment, candidates, weighed
+from .choose import centred_layers, measure, outputs_of, trial_text
 from .costs import KEYS_COUNT, Window, measured_cost, predicted_cost
-from .menu import menu
+from .menu import menu, plain_codes
 from .moments import Moments, Sample
 from .options import CompileOptions
 from .plan import LayerPlan, Plan, bits_per_value
 from .recode import make_recode
-from .sensitivity import can_measure, sensitivities
+from .sensitivity import sensitivities
+from .smooth import smooth
+from .trial import Place, Trial, can_measure
 
 Costs = dict[tuple[int, str], dict[str, float]]
 """(layer, side) → scheme → cost."""
@@ -39,18 +43,21 @@ def make_plan(options: CompileOptions, imported: Imported, budget: float, length
     and for a model of which neither can be said; FrontendError where it cannot be run over the text.
     """
     layers = {layer.layer: layer for layer in imported.layers}
-    measured, unit = _Measured(options, imported), "noise"
+    measured, unit, limit = _Measured(options, imported), "noise", budget * _values(layers)
     means = measure(options, imported, length, moments=True, on_layer=measured.add)
+    tried = None
     if measured.costs and set(measured.costs) == {(layer, side) for layer in layers for side in "kv"}:
         costs, made_from = measured.costs, f"{means.tokens} tokens of a text, sha256 {means.sha256[:16]}"
-        weights = _sensitivities(options, imported, means)
-        if weights:
-            costs, unit = _weighed(costs, weights), "nats"
-            made_from += ", layers weighed by what they change in the predictions"
+        choices = _choices(smooth(costs, plain_codes()), layers)
+        tried = _tried(_trial(options, imported, means, length), choices, limit)
     else:
         costs, made_from = _predicted(imported, layers), "weights"
-    chosen = allocate(_choices(costs, layers), budget * _values(layers))
-    schemes = {layer: (chosen[layer, "k"].name, chosen[layer, "v"].name) for layer in layers}
+    if tried:
+        chosen, costs, unit = tried.assignment, tried.costs, "nats"
+        made_from += f"; {tried.how}"
+    else:
+        chosen = {place: choice.name for place, choice in allocate(_choices(costs, layers), limit).items()}
+    schemes = {layer: (chosen[layer, "k"], chosen[layer, "v"]) for layer in layers}
     biases = biased_layers(imported.mod, imported.weights, length=length, centred=options.centre)
     why = {layer: _why(costs, layer, sides, unit, biases.get(layer)) for layer, sides in schemes.items()}
     plan = Plan(
@@ -94,25 +101,49 @@ PROBE = "tq3"
 """The scheme with which sensitivities are measured."""
 
 
-def _sensitivities(options: CompileOptions, imported: Imported, means: KeyMeans) -> dict[tuple[int, str], float]:
-    """What coding one side of one layer changes in the predictions; empty for a model too large to
-    be run often, and for a text too short to say anything."""
+def _trial(options: CompileOptions, imported: Imported, means: KeyMeans, length: int) -> Trial | None:
+    """The model with a past that goes through codes, over a text of at most `length` tokens, since positions may end
+    there; None for a model too large to be run often."""
     model = open_model(options.model)
     if not can_measure(model):
-        return {}
-    ids = token_ids(options.beside, calibration_text(options))
-    centres = {layer: means.means[layer] for layer in centred_layers(options, imported)}
-    recode = make_recode({x.layer: (PROBE, PROBE) for x in imported.layers}, centres, {})
-    found = sensitivities(model, imported.interface, ids, recode, skip=options.sinks)
-    return found if any(weight > 0 for weight in found.values()) else {}
+        return None
+    ids = token_ids(options.beside, trial_text(options))[-length:]
+    dims = {layer.layer: layer.head_dim for layer in imported.layers}
+    centred, outputs = centred_layers(options, imported), outputs_of(imported)
+    centres = {layer: means.means[layer] for layer in centred}
+
+    def recode(layer: int, side: str, name: str, vectors: np.ndarray) -> np.ndarray:
+        schemes = {layer: (name, name)}
+        bases = bases_of(schemes, dims, {layer: means.moments[layer]}, centred, outputs)
+        return make_recode(schemes, centres, bases)(layer, side, vectors)
+
+    return Trial(model, imported.interface, ids, recode, skip=options.sinks)
 
 
-def _weighed(costs: Costs, weights: Mapping[tuple[int, str], float]) -> Costs:
-    """The costs of a place in proportion, that of the probe being what was measured with it."""
-    return {
-        place: {name: cost / of_place[PROBE] * max(weights[place], 0.0) for name, cost in of_place.items()}
-        for place, of_place in costs.items()
-    }
+@dataclass(frozen=True)
+class _Tried:
+    """The best assignment of a trial, how it was found, and costs in nats."""
+
+    assignment: Assignment
+    how: str
+    costs: Costs
+
+
+def _tried(trial: Trial | None, choices: Mapping[Place, Sequence[Choice]], budget: float) -> _Tried | None:
+    """The assignment that changes the predictions least, the first of equals.
+
+    None without a trial, and for a text too short to say anything. Raises PassError if nothing meets the budget.
+    """
+    weights = sensitivities(trial, PROBE) if trial else {}
+    if not any(weight > 0 for weight in weights.values()):
+        return None
+    assignments = candidates(choices, PROBE, weights, budget)
+    found = {label: trial.divergence(assignment) for label, assignment in assignments.items()}
+    best = min(found, key=found.__getitem__)
+    how = f"{best}: {found[best]:.2g} nats, the least of {len(found)} in a trial over {trial.predictions} predictions"
+    costly = weighed(choices, PROBE, weights)
+    costs = {place: {choice.name: choice.cost for choice in of_place} for place, of_place in costly.items()}
+    return _Tried(assignments[best], how, costs)
 
 
 def _predicted(imported: Imported, layers: Mapping[int, LayerInfo]) -> Costs:

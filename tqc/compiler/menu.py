@@ -14,9 +14,14 @@ _VALUES = ((3, 2, 2, 2), (4, 2, 2, 2), (4, 3, 3, 3), (5, 4, 4, 4))
 _PLAIN = (2, 3, 4, 5, 6, 8)
 
 
+def plain_codes() -> tuple[str, ...]:
+    """The schemes without bands, which all menus have: their errors point everywhere alike."""
+    return tuple(f"tq{bits}" for bits in _PLAIN)
+
+
 def menu(head_dim: int, *, measured: bool) -> dict[str, tuple[str, ...]]:
     """The schemes of each side, `k` and `v`; bands only if the model was `measured` over a text."""
-    plain = tuple(f"tq{bits}" for bits in _PLAIN)
+    plain = plain_codes()
     if not measured or head_dim < 4 * HEAD_DIM_STEP:
         return {"k": plain, "v": plain}
     sizes = _sizes(head_dim)
