@@ -14,6 +14,7 @@ from tvm.ir import Expr
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import Buffer
 
+from tqc.codec import short_scale
 from tqc.schedules.cpu_config import CpuConfig
 
 # 2**f on [-1/2, 1/2], Chebyshev fit: relative error 2e-7
@@ -118,8 +119,10 @@ class Simd:
         return tirx.Cast(self.type("uint32"), buffer[(*index[:-1], self._ramp(index[-1]))])
 
     def load(self, buffer: Buffer, *index: Expr | int) -> Expr:
-        """float32 values from a float32, float16 or bfloat16 buffer."""
+        """float32 values from a float32, float16 or bfloat16 buffer, or from a uint8 one of short scales."""
         value = buffer[(*index[:-1], self._ramp(index[-1]))]
+        if buffer.dtype == "uint8":
+            return self._from_short(value)
         if buffer.dtype == "float32":
             return value
         if buffer.dtype == "bfloat16":  # the upper half of a float32; TVM's cast would take the bits for a number
@@ -139,8 +142,11 @@ class Simd:
         return self.bits(finite | special | sign, "float32")
 
     def store(self, buffer: Buffer, value: Expr, *index: Expr | int) -> None:
-        """float32 values into a float32, float16 or bfloat16 buffer, rounded to nearest even, too large to infinity."""
-        if buffer.dtype == "float16":
+        """float32 values into a float32, float16 or bfloat16 buffer, rounded to nearest even, too large to infinity; or
+        into a uint8 one of short scales."""
+        if buffer.dtype == "uint8":
+            value = self._to_short(value)
+        elif buffer.dtype == "float16":
             value = self._to_half(value)
         elif buffer.dtype == "bfloat16":
             value = self._to_bfloat(value)
@@ -206,6 +212,28 @@ class Simd:
         nan = (word & u(0x7FFFFFFF)) > u(0x7F800000)
         upper = tirx.Select(nan, u(0x7FC0), rounded)
         return tirx.reinterpret(self.type("bfloat16"), tirx.Cast(self.type("uint16"), upper))
+
+    def _from_short(self, code: Expr) -> Expr:
+        """`tqc.codec.short_scale`: codes 0 and 255 are zero and NaN."""
+        u = lambda number: self.splat(number, "uint32")  # noqa: E731
+        code = let(tirx.Cast(self.type("uint32"), code))
+        value = self.bits((code + u(short_scale.FLOAT32_BASE)) << u(short_scale.FLOAT32_SHIFT), "float32")
+        value = tirx.Select(code == u(0), self.splat(0.0), value)
+        return tirx.Select(code == u(short_scale.NAN), self.splat(float("nan")), value)
+
+    def _to_short(self, value: Expr) -> Expr:
+        """The inverse, rounded to the nearest code. Halves are rounded up."""
+        u = lambda number: self.splat(number, "uint32")  # noqa: E731
+        value = let(value)
+        shift = u(short_scale.FLOAT32_SHIFT)
+        rounded = let((self.bits(value) + u(1 << (short_scale.FLOAT32_SHIFT - 1))) >> shift)
+        base, last = short_scale.FLOAT32_BASE, short_scale.FLOAT32_BASE + short_scale.NAN
+        code = tirx.Select(
+            rounded <= u(base), u(1), tirx.Select(rounded >= u(last), u(short_scale.NAN), rounded - u(base))
+        )
+        code = tirx.Select(value < self.splat(short_scale.LEAST), u(0), code)
+        code = tirx.Select(value >= self.splat(0.0), code, u(short_scale.NAN))  # false for NaN too
+        return tirx.Cast(self.type("uint8"), code)
 
     def _to_half(self, value: Expr) -> Expr:
         if self.isa != "portable":

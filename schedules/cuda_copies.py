@@ -10,7 +10,7 @@ from tqc.codec.form import Form
 from tqc.schedules.cuda_builder import when
 from tqc.schedules.cuda_cache import Cache
 from tqc.schedules.cuda_ptx import copy_async, hold, u32
-from tqc.schedules.cuda_sides import SCALE_BYTES, codes_bytes
+from tqc.schedules.cuda_sides import codes_bytes, scale_bytes
 
 _CHUNK = 16
 """Bytes of one copy of one thread."""
@@ -39,4 +39,4 @@ def copy_page(
     copy_block(address, codes_bytes(form), cache.state[f"{side}_codes"], at, thread, threads)
     if form.scales:
         where = hold(address + u32(codes_bytes(form)))
-        copy_block(where, form.scales * SCALE_BYTES, cache.state[f"{side}_scale"], at, thread, threads)
+        copy_block(where, form.scales * scale_bytes(form), cache.state[f"{side}_scale"], at, thread, threads)

@@ -14,10 +14,11 @@ from tvm.ir import Expr
 from tvm.tirx import Buffer
 from tvm.tirx.script.builder import ir as T
 
+from tqc.codec import short_scale
 from tqc.codec.form import Band, Form
 from tqc.codec.fragments import ROWS, WARP
 from tqc.codec.layout import LANES, CacheLayout
-from tqc.schedules.cuda_builder import accumulate, divide, f32, local, phase, shared, store, to
+from tqc.schedules.cuda_builder import accumulate, divide, f32, i32, local, phase, shared, store, to
 from tqc.schedules.cuda_codes import Books, Encoder
 from tqc.schedules.cuda_fragments import scale_element, value_place
 from tqc.schedules.cuda_pack import pack_lane, store_lane
@@ -26,6 +27,23 @@ HALF_OVERFLOW = 65520.0  # from here on float16 rounds to infinity
 
 Value = Callable[[Expr, Expr], Expr]
 """The exact value at (token, dim) of the page, float32."""
+
+
+def short_code(value: Expr) -> Expr:
+    """The code of a scale (`tqc.codec.short_scale`), int32."""
+    value = T.Bind(value)
+    bits = tirx.reinterpret("int32", value)
+    rounded = ((bits + (1 << (short_scale.FLOAT32_SHIFT - 1))) >> short_scale.FLOAT32_SHIFT) - short_scale.FLOAT32_BASE
+    code = tirx.max(tirx.min(rounded, i32(short_scale.NAN)), i32(1))
+    code = tirx.Select(value < f32(short_scale.LEAST), i32(0), code)
+    return tirx.Select(value >= f32(0.0), code, i32(short_scale.NAN))  # false for NaN too
+
+
+def short_value(code: Expr) -> Expr:
+    """What a code stands for, float32."""
+    bits = (code + short_scale.FLOAT32_BASE) << short_scale.FLOAT32_SHIFT
+    value = tirx.Select(tirx.EQ(code, i32(0)), f32(0.0), tirx.reinterpret("float32", bits))
+    return tirx.Select(tirx.EQ(code, i32(short_scale.NAN)), f32(float("nan")), value)
 
 
 @dataclass(frozen=True)
@@ -95,10 +113,15 @@ class BandWriter:
         return tirx.Select(norm > f32(0.0), x / norm, f32(0.0))
 
     def store_scale(self, number: int, value: Expr, norm: Expr, token: Expr) -> Expr:
-        """Stores 0 for the norm 0, NaN where the value is no finite float16; returns what was stored, in float32."""
-        finite = tirx.Select(value < f32(HALF_OVERFLOW), value, f32(float("nan")))
-        stored = T.Bind(to("float16", tirx.Select(tirx.EQ(norm, f32(0.0)), f32(0.0), finite)))
-        store(self.scales, stored, *self.at, number * self.page + scale_element(token))
+        """Stores 0 for the norm 0, NaN where the value is none that is kept; returns what was stored, in float32."""
+        value = tirx.Select(tirx.EQ(norm, f32(0.0)), f32(0.0), value)
+        place = (*self.at, number * self.page + scale_element(token))
+        if self.form.scale_dtype == "uint8":
+            code = T.Bind(short_code(value))
+            store(self.scales, to("uint8", code), *place)
+            return short_value(code)
+        stored = T.Bind(to("float16", tirx.Select(value < f32(HALF_OVERFLOW), value, f32(float("nan")))))
+        store(self.scales, stored, *place)
         return f32(stored)
 
     def _phase(self, count: int):

@@ -12,6 +12,7 @@ from tvm.ir import Expr
 from tvm.tirx import Buffer
 from tvm.tirx.script.builder import ir as T
 
+from tqc.codec import short_scale
 from tqc.codec.form import Band, Form
 from tqc.codec.fragments import ROWS, STRIP, STRIPS, TOKENS, VALUES, runs
 from tqc.schedules.cuda_builder import i32, store, when
@@ -28,6 +29,7 @@ from tqc.schedules.cuda_ptx import (
     load_shared,
     multiply_halves,
     pack_halves,
+    permute,
     registers,
     store_shared,
     sync_warp,
@@ -35,8 +37,8 @@ from tqc.schedules.cuda_ptx import (
 )
 
 _TURNS = b"turns"
-SCALE_BYTES = 2 * TOKENS
-"""Of one scale of a page."""
+_TO_NAN = 0x7E00 - ((short_scale.NAN + short_scale.FLOAT16_BASE) << short_scale.FLOAT16_SHIFT)
+"""What makes the float16 NaN of the bits that code 255 would have."""
 _LANE_BYTES = 2 * VALUES
 NEAR = 6e-3
 """Relative difference up to which other numbers stand for centroids: a hundredth of what 2 bits lose, in amplitude."""
@@ -47,10 +49,15 @@ def codes_bytes(form: Form) -> int:
     return 2 * form.units(TOKENS)
 
 
+def scale_bytes(form: Form) -> int:
+    """Of one scale of a page."""
+    return TOKENS * form.scale_bits // 8
+
+
 def page_bytes(form: Form) -> int:
     """Bytes of one KV head's page in shared memory: codes, and scales behind them. 0 for exact values, which are read
     where they lie."""
-    return 0 if form.exact else codes_bytes(form) + form.scales * SCALE_BYTES
+    return 0 if form.exact else codes_bytes(form) + form.scales * scale_bytes(form)
 
 
 def decoded_book(form: Form, band: Band) -> tuple[np.ndarray, float]:
@@ -167,8 +174,9 @@ class CodedPages:
 
         def scales(number: int, row: Expr | None = None) -> Buffer:
             row = self.lane >> 2 if row is None else row
-            at = address + u32(first_scale + number * SCALE_BYTES) + u32(row) * u32(16)
-            words, unit = load_words(at, 4, "scale_words"), self._units[number]
+            size = scale_bytes(self.form)
+            at = address + u32(first_scale + number * size) + u32(row) * u32(size // 8)
+            words, unit = self._scale_words(at), self._units[number]
             for n in range(4 if unit != 1 else 0):
                 multiply_halves(words[n], words[n], unit)
             return words
@@ -184,6 +192,12 @@ class CodedPages:
             columns = [self._column(address, band, n) for band in bands for n in range(band.rows // ROWS)]
             parts.append(Part(scale, tuple(columns)))
         return Side(tuple(parts), scales)
+
+    def _scale_words(self, at: Expr) -> Buffer:
+        """Four words of two scales each, float16."""
+        if self.form.scale_dtype == "float16":
+            return load_words(at, 4, "scale_words")
+        return halves_of_short(load_words(at, 2, "scale_bytes"))
 
     def expand(self, address: Expr, target: Expr, turn: Callable[[int], Expr], exists=None) -> None:
         """Writes the page as float16 fragments to shared memory; the warp does the columns of its `turn`."""
@@ -230,6 +244,19 @@ class CodedPages:
                 load_shared([operands[4 * strip + n] for n in range(4)], at)
 
         return Column(number, load)
+
+
+def halves_of_short(codes: Buffer) -> Buffer:
+    """Eight short scales in two words as float16, four words: see `tqc.codec.short_scale`."""
+    words, pair = registers("scale_words", 4, "uint32"), registers("scale_pair", 1, "uint32")
+    base, shift = short_scale.FLOAT16_BASE << short_scale.FLOAT16_SHIFT, short_scale.FLOAT16_SHIFT
+    for n in range(4):
+        permute(pair[0], codes[n // 2], u32(0), u32(0x4342 if n % 2 else 0x4140))
+        # bit 15 of a half: whether a code is not 0, and whether it is 255
+        there = ((pair[0] + u32(0x7FFF7FFF)) & u32(0x80008000)) >> u32(15)
+        lost = ((pair[0] + u32(0x7F017F01)) & u32(0x80008000)) >> u32(15)
+        store(words, (pair[0] << u32(shift)) + there * u32(base) + lost * u32(_TO_NAN), n)
+    return words
 
 
 def exact_side(

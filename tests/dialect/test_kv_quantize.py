@@ -29,7 +29,9 @@ def _agree(actual, expected):
     np.testing.assert_allclose(actual, expected, atol=2, rtol=0)
 
 
-@pytest.mark.parametrize(("scheme", "dim"), [*((name, 64) for name in SCHEMES), ("tqp3", 80), ("polar", 96)])
+@pytest.mark.parametrize(
+    ("scheme", "dim"), [*((name, 64) for name in SCHEMES), ("tqp3", 80), ("polar", 96), ("tq4-s8", 64), ("tqp3-s8", 64)]
+)
 def test_equals_the_codec(scheme, dim):
     x = np.random.default_rng(0).standard_normal((2, 3, 7, dim), np.float32) * 3
     _agree(*_both(x, scheme))
@@ -41,7 +43,7 @@ def test_seed_and_rounds_are_those_of_the_codec(scheme):
     _agree(*_both(x, scheme, seed=3, rounds=2))
 
 
-@pytest.mark.parametrize("scheme", ["tq4", "tqp3", "qjl1", "polar", "polar-plain"])
+@pytest.mark.parametrize("scheme", ["tq4", "tq3-s8", "tqp3", "qjl1", "polar", "polar-plain"])
 def test_zeros_stay_zero_and_nan_stays_in_its_vector(scheme):
     x = np.random.default_rng(0).standard_normal((1, 4, 16), np.float32)
     x[0, 1], x[0, 2, 3] = 0, np.nan

@@ -21,6 +21,7 @@ OPTIONS = {"sinks": 2, "recent": 32, "page": 32, "max_context": 512}
 CHUNK, TOKENS = 16, 144
 SCHEMES = (
     *("k:tqp3,v:tq2.5", "k:tq3.5,v:tqp2", "k:polar,v:polar-plain"),
+    "k:16@5/48@2-s8,v:tqp3-s8",
     *("k:qjl2o,v:bf16", "k:qjl3,v:16@5/48@3", "k:16@5+16@3+32@2,v:32@4/32@0"),
 )
 """Every kind of form on each side where it can be; each pair is compiled once."""

@@ -10,13 +10,21 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 
+from tqc.codec import short_scale
 from tqc.codec.form import Form
 from tqc.codec.fragments import scale_order
 from tqc.codec.layout import CacheLayout
 from tqc.codec.page_codec import decode_page, encode_page
 
 NEAR_THRESHOLD = 1e-5
-SENTINEL = {"float32": 777.0, "float16": 777.0, "bfloat16": 777.0, "uint16": 0xBEEF, "uint32": 0xDEADBEEF}
+SENTINEL = {
+    "float32": 777.0,
+    "float16": 777.0,
+    "bfloat16": 777.0,
+    "uint16": 0xBEEF,
+    "uint32": 0xDEADBEEF,
+    "uint8": 0x97,
+}
 
 
 def numpy_type(name: str) -> np.dtype:
@@ -39,12 +47,11 @@ def random_state(layout: CacheLayout, batch: int, pool_pages: int, rng: np.rando
     for name, array in state.items():
         if array.dtype in (np.uint16, np.uint32):
             array[...] = rng.integers(0, np.iinfo(array.dtype).max, array.shape, array.dtype, endpoint=True)
+        elif name.endswith("scale"):
+            scales = rng.uniform(0.25, 0.75, array.shape) * layout.head_dim**0.5
+            array[...] = short_scale.encode(scales) if array.dtype == np.uint8 else scales
         else:
-            array[...] = (
-                rng.uniform(0.25, 0.75, array.shape) * layout.head_dim**0.5
-                if name.endswith("scale")
-                else rng.standard_normal(array.shape)
-            )
+            array[...] = rng.standard_normal(array.shape)
     return state
 
 
@@ -65,6 +72,7 @@ def coded_vectors(layout: CacheLayout, state: dict[str, np.ndarray], side: str, 
     elements = state[f"{side}_codes"][at]
     scales = state[f"{side}_scale"][at] if form.scales else np.zeros((layout.kv_heads, 0), np.float16)
     vectors = decode_page(form, side, elements, scales, layout.page, layout.order)
+    scales = short_scale.decode(scales) if form.scale_dtype == "uint8" else scales
     lost = ~np.isfinite(scales.reshape(layout.kv_heads, form.scales, layout.page)).all(axis=1)
     vectors[lost[:, np.argsort(scale_order()) if layout.order == "fragments" else slice(None)]] = np.nan
     return vectors

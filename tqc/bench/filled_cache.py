@@ -114,7 +114,7 @@ class FilledCache:
     def bytes_held(self) -> int:
         """What the state of all sequences takes in memory, without making it."""
         sizes = {"batch": 1, "pages": self.pages}
-        widths = {"float32": 4, "uint32": 4}
+        widths = {"float32": 4, "uint32": 4, "uint8": 1}
         return self.problem.batch * sum(
             math.prod(sizes.get(size, size) for size in spec.shape) * widths.get(spec.dtype, 2)
             for spec in self.layout.tensors()

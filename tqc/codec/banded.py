@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from tqc.codec import basis, bitstream, rotation, sketch
+from tqc.codec import basis, bitstream, rotation, short_scale, sketch
 from tqc.codec.base import Codec, Encoded
 from tqc.codec.basis import split_basis
 from tqc.codec.form import Band, form
@@ -27,7 +27,8 @@ SCALARS = ("plain", "norm", "unbiased")
 
 @dataclass(frozen=True, eq=False)
 class BandedCodes(Encoded):
-    """`codes` uint8 [..., bytes], band after band in the order of `bitstream`; `scales` float16 [..., scales]."""
+    """`codes` uint8 [..., bytes], band after band in the order of `bitstream`; `scales` [..., scales], float16 or
+    uint8 where they are short."""
 
     codes: np.ndarray
     scales: np.ndarray
@@ -93,7 +94,8 @@ class Banded(Codec):
     def encode(self, x: np.ndarray) -> BandedCodes:
         codes, scales = self.quantize(self.to_basis(x))
         packed = [bitstream.pack(codes[..., b.start : b.stop], b.bits) for b in self.form.coded_bands]
-        return BandedCodes(np.concatenate(packed, axis=-1), scales)
+        stored = short_scale.encode(scales) if self.form.scale_dtype == "uint8" else scales
+        return BandedCodes(np.concatenate(packed, axis=-1), stored)
 
     def decode(self, encoded: BandedCodes) -> np.ndarray:
         codes = np.zeros((*encoded.codes.shape[:-1], self.form.rows), np.uint8)
@@ -102,7 +104,8 @@ class Banded(Codec):
             end = start + band.rows * band.bits // 8
             codes[..., band.start : band.stop] = bitstream.unpack(encoded.codes[..., start:end], band.bits, band.rows)
             start = end
-        return self.from_basis(self.reconstruct(self.dequantize(codes, encoded.scales)))
+        scales = short_scale.decode(encoded.scales) if self.form.scale_dtype == "uint8" else encoded.scales
+        return self.from_basis(self.reconstruct(self.dequantize(codes, scales)))
 
     def to_basis(self, x: np.ndarray) -> np.ndarray:
         """x [..., head_dim] as it enters the cache, float32."""
@@ -167,7 +170,7 @@ class Banded(Codec):
             chosen = np.searchsorted(table.thresholds, y[..., rows])
             codes[..., band.start : band.stop] = chosen
             quantized[..., rows] = table.centroids[chosen]
-        scales[..., scale] = np.where(norm == 0, np.float16(0), _stored(norm / self._length(y, quantized)))
+        scales[..., scale] = np.where(norm == 0, np.float16(0), self._stored(norm / self._length(y, quantized)))
 
     def _length(self, y: np.ndarray, quantized: np.ndarray) -> np.ndarray:
         """What the norm is divided by, [...]."""
@@ -184,18 +187,19 @@ class Banded(Codec):
             part = left[..., band.source[0] : sum(band.source)]
             norm = np.sqrt(np.square(np.ascontiguousarray(part)).sum(axis=-1))
             part[~np.isfinite(norm)] = 0
-            scales[..., band.scale] = _stored(norm)
+            scales[..., band.scale] = self._stored(norm)
         if sketches:
             codes[..., self.form.head_dim :] = self._project(left) > 0
+
+    def _stored(self, scale: np.ndarray) -> np.ndarray:
+        """As stored, float16; what that cannot hold is NaN."""
+        if self.form.scale_dtype == "uint8":
+            return short_scale.rounded(scale)
+        scale = np.asarray(scale, np.float16)
+        return np.where(np.isfinite(scale), scale, np.float16(np.nan))
 
     def _project(self, z: np.ndarray) -> np.ndarray:
         """S·z, float32 [..., sketch_rows]."""
         if self.gaussian:
             return basis.apply(sketch.gaussian_matrix(self.form, self.seed), z)
         return sketch.project(z, self.form, self.seed)
-
-
-def _stored(scale: np.ndarray) -> np.ndarray:
-    """As float16; what that cannot hold is NaN."""
-    scale = np.asarray(scale, np.float16)
-    return np.where(np.isfinite(scale), scale, np.float16(np.nan))

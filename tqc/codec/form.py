@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -53,7 +53,8 @@ class Form:
 
     kind: `exact` keeps values of `dtype`, `bands` codes of rows, `polar` angles and radii of blocks. basis: in which
     vectors enter the cache: `none` as they are, `rotation` the shared one, `matrix` one of each KV head, a parameter.
-    `scales` counts the float16 numbers of a vector (polar: radii).
+    `scales` counts the numbers beside the codes of a vector (polar: radii), of `scale_dtype`: float16, or uint8 as in
+    `short_scale`.
     """
 
     scheme: str
@@ -62,6 +63,7 @@ class Form:
     basis: Literal["none", "rotation", "matrix"]
     bands: tuple[Band, ...] = ()
     scales: int = 0
+    scale_dtype: Literal["float16", "uint8"] = "float16"
 
     @property
     def exact(self) -> bool:
@@ -114,7 +116,12 @@ class Form:
         codes = (
             46 * self.head_dim // BLOCK if self.kind == "polar" else sum(band.rows * band.bits for band in self.bands)
         )
-        return codes + 16 * self.scales
+        return codes + self.scale_bits * self.scales
+
+    @property
+    def scale_bits(self) -> int:
+        """Of one scale."""
+        return 8 if self.scale_dtype == "uint8" else 16
 
     @property
     def bytes_per_vector(self) -> float:
@@ -129,7 +136,7 @@ class Form:
         """Elements of `dtype` that hold the codes or values of one KV head's page of `page` vectors."""
         if self.exact:
             return page * self.head_dim
-        return page * (self.bits - 16 * self.scales) // 16
+        return page * (self.bits - self.scale_bits * self.scales) // 16
 
     def offset(self, band: Band, page: int) -> int:
         """The element at which a band's codes begin in a page of `page` vectors."""
@@ -146,6 +153,8 @@ def form(scheme: str, head_dim: int) -> Form:
     """
     names.check(scheme)
     check_head_dim(head_dim)
+    if names.has_short_scales(scheme):
+        return replace(form(names.plain(scheme), head_dim), scheme=scheme, scale_dtype="uint8")
     if scheme in EXACT_DTYPES:
         return Form(scheme, head_dim, "exact", "none")
     if scheme.startswith("polar"):

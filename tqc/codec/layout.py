@@ -150,7 +150,7 @@ class CacheLayout:
             units, dtype = (stored.units(page) // 2, "uint32") if wide else (stored.units(page), stored.dtype)
             specs.append(TensorSpec(f"{side}_codes", (*pages, heads, units), dtype))
             if stored.scales:
-                specs.append(TensorSpec(f"{side}_scale", (*pages, heads, stored.scales * page), "float16"))
+                specs.append(TensorSpec(f"{side}_scale", (*pages, heads, stored.scales * page), stored.scale_dtype))
         return tuple(specs)
 
     def _exact(self, side: str, tokens: int) -> tuple[int, ...]:

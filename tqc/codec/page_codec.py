@@ -7,7 +7,7 @@ from typing import Literal
 import ml_dtypes
 import numpy as np
 
-from tqc.codec import pages
+from tqc.codec import pages, short_scale
 from tqc.codec.banded import Banded
 from tqc.codec.form import Form
 from tqc.codec.orders import ORDERS
@@ -20,7 +20,7 @@ Side = Literal["k", "v"]
 def encode_page(
     form: Form, side: Side, z: np.ndarray, seed: int = 0, scalar: str | None = None, order: str = "lanes"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(elements `form.dtype` [..., units], scale float16 [..., scales·page]) of a page of vectors z
+    """(elements `form.dtype` [..., units], scale `form.scale_dtype` [..., scales·page]) of a page of vectors z
     [..., page, head_dim] in the cache's basis. `seed`: that of the cache, whose sketches it chooses. In the order
     `fragments` codes are uint32 [..., units / 2].
 
@@ -48,7 +48,8 @@ def encode_page(
         codes, scales = Banded(form.scheme, form.head_dim, seed, scalar).quantize(z)
         parts = [laid.pack(codes[..., band.start : band.stop], band.bits, side) for band in form.coded_bands]
     elements = np.concatenate(parts, axis=-1)
-    return elements.view(laid.word), _flat(scales[..., laid.tokens(z.shape[-2]), :].swapaxes(-1, -2))
+    scale = _flat(scales[..., laid.tokens(z.shape[-2]), :].swapaxes(-1, -2))
+    return elements.view(laid.word), short_scale.encode(scale) if form.scale_dtype == "uint8" else scale
 
 
 def decode_page(
@@ -68,6 +69,7 @@ def decode_page(
     if form.exact:
         return laid.unpack_exact(elements, form.head_dim, side).astype(np.float32)
     lead = elements.shape[:-1]
+    scale = short_scale.decode(scale) if form.scale_dtype == "uint8" else scale
     scales = scale.reshape(*lead, form.scales, page)[..., np.argsort(laid.tokens(page))].swapaxes(-1, -2)
     if form.kind == "polar":
         polar, codes, start = Polar(form.scheme, form.head_dim), [], 0

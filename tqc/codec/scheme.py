@@ -8,6 +8,7 @@ side  = "tq1" … "tq8"              TurboQuant: rotate, Lloyd–Max codes, one 
       | "qjl1o" … "qjl3o"          the same, outlier channels sketched apart
       | bands                      "16@5+16@3+32@2": dims @ bits in a calibrated basis, most important dims first;
                                    "16@5/16@3+32@2": behind each / a scale of its own
+      | coded "-s8"                any of these but polar: scales of one byte, not two, see `short_scale`
       | "fp16" | "bf16" | "fp32"
 text  = side                       both K and V
       | "k:" side ",v:" side       each its own, in any order
@@ -32,24 +33,39 @@ NAMED = (
 )
 """Every scheme with a name of its own; bands have none."""
 
+SHORT_SCALES = "-s8"
+_LONG_SCALES = ("polar", "polar-plain", "fp16", "bf16", "fp32")
 _SHORT = re.compile(r"k(\d+)v(\d+)")
 _BANDS = re.compile(r"\d+@\d+([+/]\d+@\d+)*")
 _FORMS = f"{', '.join(NAMED)}; bands as 16@5+16@3+32@2; k:SCHEME,v:SCHEME; or k4v3 for short"
 
 
+def plain(name: str) -> str:
+    """The name without what it says of its scales."""
+    return name.removesuffix(SHORT_SCALES)
+
+
+def has_short_scales(name: str) -> bool:
+    """Whether scales take one byte."""
+    return name.endswith(SHORT_SCALES)
+
+
 def is_bands(name: str) -> bool:
     """Whether `name` lists bands, as 16@5+16@3+32@2 does."""
-    return bool(_BANDS.fullmatch(name))
+    return bool(_BANDS.fullmatch(plain(name)))
 
 
 def is_measured(name: str) -> bool:
     """Whether vectors enter the cache in a basis that has to be measured: bands, and outlier channels kept apart."""
-    return is_bands(name) or name in ("tq2.5", "tq3.5") or (name in KEYS_ONLY and name.endswith("o"))
+    named = plain(name)
+    return is_bands(named) or named in ("tq2.5", "tq3.5") or (named in KEYS_ONLY and named.endswith("o"))
 
 
 def check(name: str, *, where: str = "") -> str:
     """`name` if it names a scheme of one side; otherwise raises CodecError with the nearest names."""
     if name in NAMED or is_bands(name):
+        return name
+    if has_short_scales(name) and plain(name) in NAMED and plain(name) not in _LONG_SCALES:
         return name
     near = get_close_matches(name, NAMED, n=2, cutoff=0.5)
     raise CodecError(
@@ -85,7 +101,7 @@ def parse(text: str) -> tuple[str, str]:
 
 def check_values(name: str) -> str:
     """`name`, unless values cannot be held that way: QJL estimates products with a query, it stores no vector."""
-    if name in KEYS_ONLY:
+    if plain(name) in KEYS_ONLY:
         raise CodecError(
             f"'{name}' is a scheme of keys only",
             where="V",

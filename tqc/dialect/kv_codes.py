@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from tvm import relax, te, tirx
 
+from tqc.codec import short_scale
 from tqc.codec.form import Band, Form, form
 from tqc.codec.lloyd_max import Codebook
 from tqc.codec.polar import LEVEL_BITS, angles
@@ -37,8 +39,26 @@ def kept(value: tirx.Expr) -> tirx.Expr:
     return tirx.if_then_else(finite, rounded, tirx.const(float("nan"), "float32"))
 
 
-def _through_bands(bits: int, scalar: str):
-    """Builds the te function (z, thresholds, centroids) → scale · centroid, float32; `scalar`: of the form."""
+def kept_short(value: tirx.Expr) -> tirx.Expr:
+    """A float32 scale as one byte holds it (`tqc.codec.short_scale`), float32."""
+    shift, base, nan = short_scale.FLOAT32_SHIFT, short_scale.FLOAT32_BASE, short_scale.NAN
+    i32 = lambda number: tirx.const(number, "int32")  # noqa: E731
+    rounded = tirx.shift_right(tirx.reinterpret("int32", value) + i32(1 << (shift - 1)), i32(shift))
+    code = tirx.max(tirx.min(rounded, i32(base + nan)), i32(base + 1))
+    near = tirx.reinterpret("float32", tirx.shift_left(code, i32(shift)))
+    zero, lost = tirx.const(0, "float32"), tirx.const(float("nan"), "float32")
+    near = tirx.if_then_else(value < tirx.const(short_scale.LEAST, "float32"), zero, near)
+    return tirx.if_then_else(tirx.all(value >= zero, code < i32(base + nan)), near, lost)  # false for NaN too
+
+
+def keeps(stored: Form) -> Callable[[tirx.Expr], tirx.Expr]:
+    """What becomes of a scale of this form."""
+    return kept_short if stored.scale_dtype == "uint8" else kept
+
+
+def _through_bands(bits: int, stored: Form):
+    """Builds the te function (z, thresholds, centroids) → scale · centroid, float32."""
+    scalar, keep = stored.scalar, keeps(stored)
 
     def compute(z: te.Tensor, thresholds: te.Tensor, centroids: te.Tensor) -> te.Tensor:
         dim, zero = z.shape[-1], tirx.const(0, "float32")
@@ -68,7 +88,7 @@ def _through_bands(bits: int, scalar: str):
         scales = te.compute(
             vectors,
             lambda *i: tirx.if_then_else(
-                norm[i] == zero, zero, kept(norm[i] if scalar == "plain" else norm[i] / overlap[i])
+                norm[i] == zero, zero, keep(norm[i] if scalar == "plain" else norm[i] / overlap[i])
             ),
             name="scales",
         )
@@ -177,9 +197,7 @@ def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
         return bb.emit(relax.op.zeros_like(z))
     book: Codebook = stored.table(band)
     tables = [relax.const(table.astype("float32")) for table in (book.thresholds, book.centroids)]
-    return cast(
-        bb, bb.emit_te(_through_bands(band.bits, stored.scalar), wide, *tables, primfunc_name_hint="kv_codes"), dtype
-    )
+    return cast(bb, bb.emit_te(_through_bands(band.bits, stored), wide, *tables, primfunc_name_hint="kv_codes"), dtype)
 
 
 OP = define_op("kv_codes", "Vectors as their codes stand for them, without sketches.", ("z",), _infer, _legalize)
@@ -188,7 +206,7 @@ OP = define_op("kv_codes", "Vectors as their codes stand for them, without sketc
 def kv_codes(z: relax.Expr, *, scheme: str) -> relax.Call:
     """z [..., D], in the basis of `scheme`, → what the codes and stored scales stand for, in the type of z.
 
-    One band of Lloyd–Max codes with one float16 scale (TurboQuant, arXiv:2504.19874, algorithm 1), angles and radii of
+    One band of Lloyd–Max codes with one scale (TurboQuant, arXiv:2504.19874, algorithm 1), angles and radii of
     blocks of 16 (PolarQuant, arXiv:2502.02617), or the rounding of an exact scheme; zeros where only a sketch is
     stored. ValueError for a scheme of several bands, CodecError for an unknown one.
     """

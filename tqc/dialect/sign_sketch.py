@@ -13,7 +13,7 @@ from tvm import relax, te, tirx
 from tqc.codec import sketch as codec
 from tqc.codec.form import Band, Form, form
 
-from .kv_codes import kept
+from .kv_codes import keeps
 from .registry import cast, define_op, make_call, tensor_type
 
 _UNIT = 16
@@ -64,10 +64,10 @@ def _legalize_signs(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
                 name="squares",
             )
 
-        squares = [length(band) for band in bands]
+        squares, keep = [length(band) for band in bands], keeps(stored)
 
         def norm(*i):
-            values = [kept(te.sqrt(total[i[:-1]])) for total in squares]
+            values = [keep(te.sqrt(total[i[:-1]])) for total in squares]
             return _choose(i[-1], range(1, len(values)), values)
 
         return te.compute((*x.shape[:-1], len(bands)), norm, name="norms")

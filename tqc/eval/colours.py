@@ -69,7 +69,7 @@ def family(name: str) -> str:
 
 def bits_of(name: str) -> float:
     """About how many bits a number has, from a scheme's name alone; 4 if it does not say."""
-    name = name.removeprefix("mixed ").split(" ")[0]
+    name = name.removeprefix("mixed ").split(" ")[0].replace(scheme.SHORT_SCALES, "")
     if bands := re.findall(r"(\d+)@(\d+)", name):
         rows = sum(int(rows) for rows, _ in bands)
         return sum(int(rows) * int(bits) for rows, bits in bands) / max(1, rows)
