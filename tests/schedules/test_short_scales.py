@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from cpu_driver import Sequences, compile_kernels
-from cuda_driver import CudaSequences, cuda_kernels, cuda_layout, run_probe
+from cuda_driver import CudaSequences, cuda_kernels, cuda_layout, probe, run_probe
 from ptx_compile import needs_nvcc
 from ptx_kernel import interpreted
 
 from tqc.codec import short_scale
 from tqc.codec.layout import CacheLayout
-from tqc.schedules.cpu_config import cpu_config
 from tqc.schedules.cuda_builder import blocks, store, threads
 from tqc.schedules.cuda_config import DecodeConfig, PrefillConfig
 from tqc.schedules.cuda_encode import short_code, short_value
@@ -82,8 +81,6 @@ def test_cuda_rounds_as_the_codec_does() -> None:
 
 def test_cuda_makes_float16_of_every_code() -> None:
     needs_nvcc()
-    from cuda_driver import probe
-
     codes, found = np.arange(256, dtype=np.uint8).view(np.uint32), np.zeros((32, 4), np.uint32)
 
     def emit(codes, found) -> None:
@@ -103,7 +100,6 @@ def test_cuda_makes_float16_of_every_code() -> None:
 def test_the_cpu_rounds_as_the_codec_does(isa: str) -> None:
     """Through a whole append of vectors with these norms: one scale, that of a zero dimension aside."""
     layout = CacheLayout(1, 1, 64, "tq4-s8", "fp32", sinks=0, recent=0, page=64)
-    assert cpu_config(isa).isa == isa
     run = Sequences(layout, compile_kernels(layout, isa, ("append",)), batch=1, capacity=512)
     k, v = run.vectors(1, 512), run.vectors(1, 512)
     k *= (np.abs(np.nan_to_num(VALUES, nan=1, posinf=1)) / np.linalg.norm(k[0, 0], axis=-1))[None, None, :, None]

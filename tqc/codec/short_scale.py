@@ -21,7 +21,7 @@ LEAST = 2.0**-7
 def encode(scale: np.ndarray) -> np.ndarray:
     """Codes uint8 of scales ≥ 0, any float; what is too large, negative or NaN gets 255. Halves are rounded up."""
     scale = np.asarray(scale, np.float32)
-    bits = scale.view(np.int32).astype(np.int64) if scale.ndim else np.int64(scale.view(np.int32))
+    bits = scale.view(np.int32).astype(np.int64)
     rounded = (bits + (1 << (FLOAT32_SHIFT - 1)) >> FLOAT32_SHIFT) - FLOAT32_BASE
     code = np.clip(rounded, 1, NAN)
     code = np.where(scale < LEAST, 0, code)

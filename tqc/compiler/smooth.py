@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from .trial import Place
+
 LEAST = 1e-15
 """Costs below have no logarithm to speak of."""
-
-Place = tuple[int, str]
 
 
 def smooth(costs: Mapping[Place, Mapping[str, float]], plain: Sequence[str]) -> dict[Place, dict[str, float]]:
